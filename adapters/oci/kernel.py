@@ -1,0 +1,90 @@
+"""The few system calls that Python lacks: mount, umount2, unshare, openat2. Thin, blocking, raising OSError.
+
+Everything inside a container's root file system is opened through `open_in_root`, never by a path string.
+"""
+
+import ctypes
+import os
+from collections.abc import Iterator
+
+MS_RDONLY = 1
+MS_NOSUID = 2
+MS_NODEV = 4
+MS_NOEXEC = 8
+MS_REMOUNT = 32
+MS_BIND = 4096
+MS_REC = 16384
+MS_PRIVATE = 1 << 18
+MNT_DETACH = 2
+UMOUNT_NOFOLLOW = 8
+CLONE_NEWIPC = 0x08000000
+CLONE_NEWUTS = 0x04000000
+CLONE_NEWNET = 0x40000000
+RESOLVE_NO_MAGICLINKS = 0x02
+RESOLVE_IN_ROOT = 0x10
+NSFS_MAGIC = 0x6E736673
+SYS_OPENAT2 = 437
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+class _OpenHow(ctypes.Structure):
+    _fields_ = (("flags", ctypes.c_uint64), ("mode", ctypes.c_uint64), ("resolve", ctypes.c_uint64))
+
+
+def _checked(result: int, what: str) -> int:
+    if result < 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number), what)
+    return result
+
+
+def mount(source: str, target: str, kind: str, flags: int, data: str = "") -> None:
+    _checked(_libc.mount(source.encode(), target.encode(), kind.encode(), flags, data.encode()), target)
+
+
+def unmount(target: str, flags: int = UMOUNT_NOFOLLOW) -> None:
+    _checked(_libc.umount2(target.encode(), flags), target)
+
+
+def unshare(flags: int) -> None:
+    """Of the calling thread only. The thread must be thrown away afterwards."""
+    _checked(_libc.unshare(flags), "unshare")
+
+
+def open_in_root(root: int, path: str, flags: int, mode: int = 0) -> int:
+    """A descriptor for `path` as a process whose root is the directory `root` would find it."""
+    how = _OpenHow(flags | os.O_CLOEXEC, mode, RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS)
+    return _checked(_libc.syscall(SYS_OPENAT2, root, path.encode(), ctypes.byref(how), ctypes.sizeof(how)), path)
+
+
+def filesystem_magic(path: str) -> int:
+    """`f_type` of statfs(2): tells a pinned namespace from the plain file below it."""
+    buffer = (ctypes.c_long * 32)()
+    _checked(_libc.statfs(os.fsencode(path), ctypes.byref(buffer)), path)
+    return int(buffer[0])
+
+
+def mounts_below(directory: str, mountinfo: bytes | None = None) -> Iterator[str]:
+    """Mount points at or below a directory, deepest first, as this process sees them."""
+    if mountinfo is None:
+        with open("/proc/self/mountinfo", "rb") as file:
+            mountinfo = file.read()
+    wanted = directory.encode()
+    if wanted not in mountinfo:
+        return
+    found = []
+    for line in mountinfo.splitlines():
+        point = unescaped(line.split(b" ", 5)[4])
+        if point == wanted or point.startswith(wanted + b"/"):
+            found.append(os.fsdecode(point))
+    yield from reversed(found)
+
+
+def unescaped(field: bytes) -> bytes:
+    """mountinfo writes space, tab, newline and backslash in octal."""
+    if b"\\" not in field:
+        return field
+    for code, char in ((b"\\040", b" "), (b"\\011", b"\t"), (b"\\012", b"\n"), (b"\\134", b"\\")):
+        field = field.replace(code, char)
+    return field

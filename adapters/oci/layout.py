@@ -1,0 +1,225 @@
+"""Where everything of a container and a sandbox lies: every path is a pure function of the two roots and an id.
+
+So the ledger of what may exist under an id is known before it exists, and removal needs the id alone. `data` outlives
+a boot; `run` need not (and may: nothing infers a reboot from an empty /run). Directories are 0700. An id is checked
+before it is joined to a path.
+"""
+
+import re
+from dataclasses import dataclass
+
+ID = re.compile(r"[0-9a-f]{64}")
+DIRECTORY_MODE = 0o700
+
+
+def checked(identifier: str) -> str:
+    """The id itself. Raises ValueError where it is not 64 lower-case hex digits."""
+    if not ID.fullmatch(identifier):
+        raise ValueError(f"not an id: {identifier[:80]!r}")
+    return identifier
+
+
+@dataclass(frozen=True, slots=True)
+class ContainerPaths:
+    """One container. The bundle directory is made first and removed last: while it exists it names all the rest."""
+
+    directory: str
+    task: str
+    exit_copy: str
+    attach_link: str
+
+    @property
+    def owner(self) -> str:
+        """Which log made this, at which sequence, in which boot."""
+        return f"{self.directory}/owner"
+
+    @property
+    def config(self) -> str:
+        return f"{self.directory}/config.json"
+
+    @property
+    def rootfs(self) -> str:
+        return f"{self.directory}/rootfs"
+
+    @property
+    def upper(self) -> str:
+        return f"{self.directory}/upper"
+
+    @property
+    def work(self) -> str:
+        return f"{self.directory}/work"
+
+    @property
+    def monitor(self) -> str:
+        """conmon's pid, start time and boot id, written before it may go."""
+        return f"{self.directory}/monitor"
+
+    @property
+    def monitor_errors(self) -> str:
+        return f"{self.directory}/monitor-errors"
+
+    @property
+    def pidfile(self) -> str:
+        """The container's init, written by runc."""
+        return f"{self.directory}/pidfile"
+
+    @property
+    def exit(self) -> str:
+        """conmon's word on how the container ended (its persist directory is the bundle)."""
+        return f"{self.directory}/exit"
+
+    @property
+    def oom(self) -> str:
+        return f"{self.directory}/oom"
+
+    @property
+    def control(self) -> str:
+        """conmon's fifo: window sizes, reopening of the log."""
+        return f"{self.directory}/ctl"
+
+    @property
+    def attach(self) -> str:
+        """conmon's attach socket. Its path may be too long to connect to: use `attach_link`."""
+        return f"{self.attach_link}/attach"
+
+    @property
+    def stop_sent(self) -> str:
+        """Exists once the stop signal has been sent."""
+        return f"{self.directory}/stop-sent"
+
+    @property
+    def fifo(self) -> str:
+        """runc's own: exists while the created process waits for its start."""
+        return f"{self.task}/exec.fifo"
+
+    @property
+    def state(self) -> str:
+        return f"{self.task}/state.json"
+
+
+@dataclass(frozen=True, slots=True)
+class SandboxPaths:
+    """One sandbox: its directory on disk, and what it has pinned and mounted while the machine is up."""
+
+    directory: str
+    run: str
+    task: str
+
+    @property
+    def owner(self) -> str:
+        return f"{self.directory}/owner"
+
+    @property
+    def ipc(self) -> str:
+        return f"{self.run}/ipc"
+
+    @property
+    def net(self) -> str:
+        return f"{self.run}/net"
+
+    @property
+    def uts(self) -> str:
+        return f"{self.run}/uts"
+
+    @property
+    def shm(self) -> str:
+        return f"{self.run}/shm"
+
+    @property
+    def infra(self) -> str:
+        """The infra container's bundle."""
+        return f"{self.run}/infra"
+
+    @property
+    def infra_config(self) -> str:
+        return f"{self.infra}/config.json"
+
+    @property
+    def infra_rootfs(self) -> str:
+        return f"{self.infra}/rootfs"
+
+    @property
+    def infra_pidfile(self) -> str:
+        return f"{self.infra}/pidfile"
+
+    @property
+    def infra_log(self) -> str:
+        return f"{self.infra}/log"
+
+    @property
+    def infra_state(self) -> str:
+        return f"{self.task}/state.json"
+
+    @property
+    def pinned(self) -> tuple[str, ...]:
+        """Every file that a namespace may be pinned on."""
+        return (self.ipc, self.net, self.uts)
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """The two roots. `runtime_root` is what runc gets as --root; conmon gets `exits` and `attach`."""
+
+    data: str
+    run: str
+
+    @property
+    def containers(self) -> str:
+        return f"{self.data}/containers"
+
+    @property
+    def sandboxes(self) -> str:
+        return f"{self.data}/sandboxes"
+
+    @property
+    def sandboxes_run(self) -> str:
+        return f"{self.run}/sandboxes"
+
+    @property
+    def runtime_root(self) -> str:
+        return f"{self.run}/runc"
+
+    @property
+    def infra_root(self) -> str:
+        """runc's --root for infra containers: their ids are sandbox ids and must not look like containers."""
+        return f"{self.run}/runc-infra"
+
+    @property
+    def exits(self) -> str:
+        return f"{self.run}/exits"
+
+    @property
+    def attach(self) -> str:
+        return f"{self.run}/attach"
+
+    @property
+    def directories(self) -> tuple[str, ...]:
+        """What must exist before the first container."""
+        return (
+            self.data,
+            self.run,
+            self.containers,
+            self.sandboxes,
+            self.sandboxes_run,
+            self.runtime_root,
+            self.infra_root,
+            self.exits,
+            self.attach,
+        )
+
+    def container(self, container_id: str) -> ContainerPaths:
+        checked(container_id)
+        return ContainerPaths(
+            directory=f"{self.containers}/{container_id}",
+            task=f"{self.runtime_root}/{container_id}",
+            exit_copy=f"{self.exits}/{container_id}",
+            attach_link=f"{self.attach}/{container_id}",
+        )
+
+    def sandbox(self, sandbox_id: str) -> SandboxPaths:
+        checked(sandbox_id)
+        return SandboxPaths(
+            directory=f"{self.sandboxes}/{sandbox_id}",
+            run=f"{self.sandboxes_run}/{sandbox_id}",
+            task=f"{self.infra_root}/{sandbox_id}",
+        )

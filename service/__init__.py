@@ -1,0 +1,1 @@
+"""The daemon's order of things: lanes, effects, watching, recovery, publishing. Decides nothing about lifecycle."""

@@ -1,0 +1,56 @@
+"""What a front end (the CRI) may ask of the daemon. Structural: adapters never import it, `Daemon` fulfils it."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from domain.commands import Command
+from domain.config import ContainerSecrets, SandboxSecrets
+from domain.node import Node
+from domain.records import Cause, Head, Usage
+
+
+@dataclass(frozen=True, slots=True)
+class Condition:
+    """One line of Status. `ok` False needs a reason (CamelCase word) and a message a person can act on."""
+
+    ok: bool
+    reason: str = ""
+    message: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Health:
+    """`runtime` and `network` are the CRI's two conditions; `info` is the verbose part, JSON values by name."""
+
+    runtime: Condition
+    network: Condition
+    info: Mapping[str, Any]
+    recursive_read_only: bool = False
+
+
+Change = Callable[[str], None]
+"""Called synchronously with the key of each aggregate that changed, after its event is durable and folded."""
+
+
+class Api(Protocol):
+    """`node` may be read at any time and never changed. Everything raises `domain.errors`."""
+
+    node: Node
+
+    async def submit(self, command: Command, cause: Cause, secrets: ContainerSecrets | SandboxSecrets | None = None) -> str:
+        """Decides, appends, waits for the outcome. Returns the id that the reply carries, or an empty string.
+
+        Cancelling ends the wait, never the work. `secrets` belong to CreateContainer and RunSandbox.
+        """
+        ...
+
+    def secrets(self, name: str) -> ContainerSecrets | SandboxSecrets | None: ...
+
+    def health(self) -> Health: ...
+
+    def head(self) -> Head: ...
+
+    async def image_usage(self) -> Usage: ...
+
+    def on_change(self, changed: Change) -> None: ...

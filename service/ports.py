@@ -1,0 +1,157 @@
+"""What the service needs from the world, as structural types: adapters never import this module.
+
+Every call may be cancelled; a cancelled or timed-out effect leaves the world in some state that the next observation
+tells. All effects are idempotent: doing one twice ends as doing it once.
+"""
+
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from typing import Any, Protocol
+
+from domain.config import ContainerSecrets, SandboxSecrets
+from domain.container import Container
+from domain.events import Binary, Deadline, User
+from domain.image import PulledImage
+from domain.records import Cause, Draft, Head, Now, Process, Record, Unreadable, Usage
+from domain.observations import ImageObservation, SandboxObservation, TaskObservation
+from domain.sandbox import Sandbox
+
+
+class Clock(Protocol):
+    """Wall and boot time. `sleep_until` returns at or after a moment of CLOCK_BOOTTIME (ns)."""
+
+    def now(self) -> Now: ...
+
+    async def sleep_until(self, boot_ns: int) -> None: ...
+
+
+class Ids(Protocol):
+    """Fresh ids: 64 lower-case hex digits, never handed out twice."""
+
+    def new(self) -> str: ...
+
+
+class EventLog(Protocol):
+    """The only memory. One writer; `append` returns when its records are durable."""
+
+    log_id: str
+
+    def head(self) -> Head: ...
+
+    def read(self, after: int = 0) -> Iterator[Record | Unreadable]: ...
+
+    async def append(self, drafts: Sequence[Draft], cause: Cause, now: Now) -> Sequence[Record]:
+        """All drafts in one transaction or none. Raises Conflict (a version exists), LogFull (no space), LogBroken."""
+        ...
+
+    def save_checkpoint(self, seq: int, schema: int, aggregates: Mapping[str, Any]) -> None: ...
+
+    def load_checkpoint(self, schema: int) -> tuple[int, Mapping[str, Any]] | None: ...
+
+    def close(self) -> None: ...
+
+
+class Tasks(Protocol):
+    """Containers as the OCI runtime and the monitor run them. Ids are container ids; no state is kept here."""
+
+    def binaries(self) -> tuple[Binary, Binary]: ...
+
+    async def create(
+        self, container: Container, sandbox: Sandbox, secrets: ContainerSecrets, mark: Mapping[str, Any]
+    ) -> "TaskCreated":
+        """Root file system, spec, conmon, runc create; stops where the process waits for start.
+
+        First removes whatever an earlier attempt with this id left. Raises RuntimeFailed, StorageFailed, TimedOut.
+        """
+        ...
+
+    async def start(self, container: Container) -> int:
+        """runc start. Returns the cgroup's OOM-kill counter just before."""
+        ...
+
+    async def stop(
+        self, container: Container, deadline: Deadline, sleep_until: Callable[[int], Awaitable[None]]
+    ) -> None:
+        """Sends the stop signal (once, also across daemons), waits until the deadline, sends SIGKILL, returns when init is gone."""
+        ...
+
+    async def tidy(self, container: Container) -> None:
+        """After the exit: kills what is left in the cgroup, deletes the runtime's task. Files and rootfs stay."""
+        ...
+
+    async def remove(self, container_id: str) -> None:
+        """Everything that may exist under this id: processes, task, cgroup, mounts, directories. Never the log file."""
+        ...
+
+    async def wait_exit(self, container: Container) -> "TaskExit":
+        """Returns when init has ended and its monitor has told, or can no longer tell, the code."""
+        ...
+
+    async def wait_monitor(self, container: Container) -> None:
+        """Returns when the monitor has ended."""
+        ...
+
+    def observe(self, containers: Sequence[Container], boot_id: str) -> Mapping[str, TaskObservation]:
+        """One read-only sweep: every container asked for, and every id that the disk or the runtime knows besides."""
+        ...
+
+
+class TaskCreated(Protocol):
+    init: Process
+    monitor: Process
+    user: User
+    runtime: Binary
+
+
+class TaskExit(Protocol):
+    """`code` None: unknown. `at_ns` wall time; `source`/`quote` as in Evidence; `oom_kills` the counter, 0 if unknown."""
+
+    code: int | None
+    at_ns: int
+    source: str
+    quote: str
+    oom: bool
+    oom_kills: int
+
+
+class Sandboxes(Protocol):
+    """Pinned namespaces, /dev/shm and the infra process of pods."""
+
+    async def set_up(self, sandbox_id: str, sandbox: Sandbox, mark: Mapping[str, Any]) -> Process | None: ...
+
+    async def tear_down(self, sandbox_id: str) -> None: ...
+
+    async def remove(self, sandbox_id: str) -> None: ...
+
+    async def wait_infra(self, sandbox: Sandbox) -> None: ...
+
+    def observe(self, sandboxes: Sequence[Sandbox], boot_id: str) -> Mapping[str, SandboxObservation]: ...
+
+
+class Images(Protocol):
+    """The image store. References are normalised; ids are `sha256:<hex>`."""
+
+    async def pull(self, reference: str, source: str) -> PulledImage: ...
+
+    async def remove(self, image_id: str) -> None: ...
+
+    def present(self, image_id: str) -> bool: ...
+
+    async def clean(self) -> None:
+        """Removes what broken pulls left: temporary directories, nameless entries, stray mounts and processes."""
+        ...
+
+    def observe(self) -> ImageObservation: ...
+
+    async def usage(self) -> Usage: ...
+
+
+class Secrets(Protocol):
+    """The private side files (0600), one per aggregate, written before the intent and removed with the aggregate."""
+
+    def write(self, name: str, secrets: ContainerSecrets | SandboxSecrets) -> None: ...
+
+    def read(self, name: str) -> ContainerSecrets | SandboxSecrets | None: ...
+
+    def remove(self, name: str) -> None: ...
+
+    def names(self) -> Sequence[str]: ...
