@@ -189,7 +189,7 @@ BUILD: Mapping[type, Builder] = {
     e.ContainerRemoveRequested: lambda _, cmd, now: e.ContainerRemoveRequested(),
     e.ContainerRemoved: lambda _, cmd, now: e.ContainerRemoved(),
 }
-"""How each event that a command may lead to gets its values. (A retry of an interrupted create is built by the node.)"""
+"""How each event that a command may lead to gets its values. (The node builds the intent of a create.)"""
 
 
 # --- evolve ----------------------------------------------------------------------------------------------------------

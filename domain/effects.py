@@ -1,4 +1,4 @@
-"""What the world must do, as values. Everything an effect touches is a pure function of its aggregate's id and state."""
+"""What the world must do, as values. All that an effect touches is a function of its aggregate's id and state."""
 
 from dataclasses import dataclass
 

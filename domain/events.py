@@ -1,7 +1,7 @@
 """What happened, in the past tense. Frozen: a changed event is a new class with the next number and an upcaster.
 
-`WIRE` is the one table from wire names to classes; a wire name is a literal, never a class path, because it outlives the
-code. Fields: `at` is wall time in ns (as the CRI shows it), `error`/`text` name a failure of `domain.errors`.
+`WIRE` is the one table from wire names to classes; a wire name is a literal, never a class path, because it outlives
+the code. Fields: `at` is wall time in ns (as the CRI shows it), `error`/`text` name a failure of `domain.errors`.
 Keys of aggregates: `sandbox/<id>`, `container/<id>`, `image/<normalised reference>`, `node`.
 """
 

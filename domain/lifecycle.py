@@ -17,6 +17,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from types import MappingProxyType
+from typing import Any
 
 from domain import commands as c
 from domain import errors
@@ -217,7 +218,11 @@ SANDBOX_VIEW: Mapping[SandboxState, str | None] = MappingProxyType({
 # fmt: on
 
 
-def _by_cell(columns, rows):  # type: ignore[no-untyped-def]
+Cell = type | Already | Join | Wait | Refuse
+"""What a state answers to a command; a type is the event to append."""
+
+
+def _by_cell(columns: tuple[Any, ...], rows: Mapping[type, tuple[Any, ...]]) -> Mapping[tuple[Any, type], Any]:
     return MappingProxyType(
         {(state, command): cell for command, cells in rows.items() for state, cell in zip(columns, cells, strict=True)}
     )
@@ -228,8 +233,8 @@ SANDBOX_PERMITTED = _by_cell(_SANDBOX_COLUMNS, _SANDBOX_PERMITTED)
 IMAGE_PERMITTED = _by_cell(_IMAGE_COLUMNS, _IMAGE_PERMITTED)
 
 
-def _by_event(rows):  # type: ignore[no-untyped-def]
-    table = {}
+def _by_event(rows: tuple[tuple[Any, type, Any, str], ...]) -> Mapping[tuple[Any, type], Any]:
+    table: dict[tuple[Any, type], Any] = {}
     for froms, event, to, _ in rows:
         for state in froms if isinstance(froms, tuple) else (froms,):
             table[state, event] = to

@@ -1,6 +1,6 @@
-"""All aggregates of one machine: the fold of the whole log, the index of names and images, the rules between aggregates.
+"""All aggregates of one machine: the fold of the whole log, the index of names, the rules between aggregates.
 
-The node is the only mutable thing in the domain, and only `apply` and the claims change it. `decide` reads. A decision's
+The node is the only mutable thing in the domain; only `apply` and the claims change it, `decide` reads. A decision's
 claims (names, image ids) count from `claim` on, before its events are durable; `release` gives them back if the append
 failed. Queries are for List and Status: plain look-ups, no locks.
 """
@@ -158,8 +158,13 @@ class Node:
         return containers.decide(known, command, now)
 
     def _decide_sandbox(self, command: c.Command, now: Now) -> Decision:
-        if refusal := self._quarantine_refusal(e.sandbox_key(command.sandbox_id)):
-            return refusal
+        """A quarantined container cannot be stopped, so neither can its sandbox."""
+        held = self._pods.get(command.sandbox_id, ())
+        keys = [e.sandbox_key(command.sandbox_id), *(e.container_key(i) for i in held)]
+        stops = isinstance(command, c.StopSandbox | c.RemoveSandbox)
+        for key in keys if stops else keys[:1]:
+            if refusal := self._quarantine_refusal(key):
+                return refusal
         known = self.sandboxes.get(command.sandbox_id)
         if known is None:
             return ALREADY
@@ -364,6 +369,14 @@ class Node:
 
     def of_sandbox(self, sandbox_id: str) -> list[Container]:
         return [self.containers[i] for i in self._pods.get(sandbox_id, ())]
+
+    def sandbox_named(self, name: SandboxName) -> str | None:
+        """Id of the sandbox that holds a name, on record or decided."""
+        return self._sandbox_names.get(name)
+
+    def container_named(self, name: ContainerName) -> str | None:
+        """Id of the container that holds (sandbox id, name, attempt), on record or decided."""
+        return self._container_names.get(name)
 
     def next_version(self, key: str) -> int:
         return self.versions.get(key, 0) + 1

@@ -33,11 +33,15 @@ class Cause:
 
 @dataclass(frozen=True, slots=True)
 class Draft:
-    """An event on its way into the log: the aggregate's key and the version that the event will have."""
+    """An event on its way into the log: the aggregate's key and the version that the event will have.
+
+    `cause`: this event's own, where events of one transaction have different ones (recovery: a row each).
+    """
 
     key: str
     version: int
     event: Any
+    cause: Cause | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -227,7 +227,9 @@ def _container_events(known: Container, verdict: Verdict, seen: TaskObservation,
             return (containers.BUILD[e.ContainerCreateInterrupted](known, c.RecordCreateInterrupted(known.id), now),)
         case V.UNDO:
             text = f"cannot start container {known.id}: the daemon died before the runtime was told"
-            return (containers.BUILD[e.ContainerStartFailed](known, c.RecordStartFailed(known.id, "Cancelled", text), now),)
+            return (
+                containers.BUILD[e.ContainerStartFailed](known, c.RecordStartFailed(known.id, "Cancelled", text), now),
+            )
         case V.ADVANCE:
             return (containers.BUILD[e.ContainerStarted](known, c.RecordStarted(known.id, seen.oom_kills), now),)
         case V.EXIT:
@@ -245,7 +247,9 @@ def _exit(known: Container, seen: TaskObservation, now: Now) -> e.Event:
     file = seen.exit
     if file is None or file.code is None:
         evidence = Evidence("none", file.quote if file else "")
-        record = c.RecordExit(known.id, None, 0, evidence, seen.oom, "it ended while nobody watched, no exit code was left")
+        record = c.RecordExit(
+            known.id, None, 0, evidence, seen.oom, "it ended while nobody watched, no exit code was left"
+        )
     else:
         record = c.RecordExit(known.id, file.code, file.at_ns, Evidence("exit-file"), seen.oom)
     return containers.BUILD[e.ContainerExited](known, record, now)
@@ -311,9 +315,7 @@ def _store_state(known: Image, seen: ImageObservation) -> StoreState:
     return seen.images.get(known.held.image_id, STORE.ABSENT) if known.held else STORE.ABSENT
 
 
-def _image_events(
-    known: Image, verdict: Verdict, why: str, seen: ImageObservation, now: Now
-) -> tuple[e.Event, ...]:
+def _image_events(known: Image, verdict: Verdict, why: str, seen: ImageObservation, now: Now) -> tuple[e.Event, ...]:
     match verdict:
         case V.ADVANCE:
             record = c.RecordPulled(known.reference, seen.names[known.reference])
@@ -357,4 +359,3 @@ def readable(findings: Iterable[Finding]) -> Iterator[str]:
     for finding in findings:
         if finding.verdict is not V.MATCH:
             yield f"{finding.row} {finding.verdict} {finding.key}: {finding.text}"
-

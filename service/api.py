@@ -38,7 +38,9 @@ class Api(Protocol):
 
     node: Node
 
-    async def submit(self, command: Command, cause: Cause, secrets: ContainerSecrets | SandboxSecrets | None = None) -> str:
+    async def submit(
+        self, command: Command, cause: Cause, secrets: ContainerSecrets | SandboxSecrets | None = None
+    ) -> str:
         """Decides, appends, waits for the outcome. Returns the id that the reply carries, or an empty string.
 
         Cancelling ends the wait, never the work. `secrets` belong to CreateContainer and RunSandbox.

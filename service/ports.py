@@ -11,8 +11,8 @@ from domain.config import ContainerSecrets, SandboxSecrets
 from domain.container import Container
 from domain.events import Binary, Deadline, User
 from domain.image import PulledImage
+from domain.observations import ImageObservation, Mark, SandboxObservation, TaskObservation
 from domain.records import Cause, Draft, Head, Now, Process, Record, Unreadable, Usage
-from domain.observations import ImageObservation, SandboxObservation, TaskObservation
 from domain.sandbox import Sandbox
 
 
@@ -71,7 +71,7 @@ class Tasks(Protocol):
     async def stop(
         self, container: Container, deadline: Deadline, sleep_until: Callable[[int], Awaitable[None]]
     ) -> None:
-        """Sends the stop signal (once, also across daemons), waits until the deadline, sends SIGKILL, returns when init is gone."""
+        """Stop signal (once, also across daemons), the rest of the grace, SIGKILL; returns when init is gone."""
         ...
 
     async def tidy(self, container: Container) -> None:
@@ -79,7 +79,7 @@ class Tasks(Protocol):
         ...
 
     async def remove(self, container_id: str) -> None:
-        """Everything that may exist under this id: processes, task, cgroup, mounts, directories. Never the log file."""
+        """Everything that may exist under this id: processes, task, cgroup, mounts, directories; never the log."""
         ...
 
     async def wait_exit(self, container: Container) -> "TaskExit":
@@ -103,7 +103,7 @@ class TaskCreated(Protocol):
 
 
 class TaskExit(Protocol):
-    """`code` None: unknown. `at_ns` wall time; `source`/`quote` as in Evidence; `oom_kills` the counter, 0 if unknown."""
+    """`code` None: unknown. `at_ns`: wall time. `source`, `quote` as in Evidence. `oom_kills`: 0 where unknown."""
 
     code: int | None
     at_ns: int
@@ -155,3 +155,11 @@ class Secrets(Protocol):
     def remove(self, name: str) -> None: ...
 
     def names(self) -> Sequence[str]: ...
+
+
+class StateMark(Protocol):
+    """The state directory's own mark: which log it belongs to, and how far that log was when last told."""
+
+    def read(self) -> Mark | None: ...
+
+    def write(self, log_id: str, seq: int) -> None: ...

@@ -1,0 +1,161 @@
+"""The daemon's configuration: a TOML file, every key known by name and type, every default the one below.
+
+`load` refuses what it does not know, naming the key; `commented` prints a file with every default and what it means.
+"""
+
+import dataclasses
+import json
+import tomllib
+import typing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from domain.errors import InvalidRequest
+
+DEFAULT_PATH = Path("/etc/daybook/config.toml")
+
+
+def key(default: Any, meaning: str) -> Any:
+    """A key with its default and the sentence that `daybook config default` prints above it."""
+    if isinstance(default, list):
+        return field(default_factory=lambda: list(default), metadata={"meaning": meaning})
+    return field(default=default, metadata={"meaning": meaning})
+
+
+@dataclass(frozen=True, slots=True)
+class Paths:
+    """Where the daemon keeps things."""
+
+    data: str = key("/var/lib/daybook", "The log, images, root file systems. Kept across reboots; 0700.")
+    run: str = key("/run/daybook", "Sockets, lock, the runtime's state, pinned namespaces.")
+
+
+@dataclass(frozen=True, slots=True)
+class Sockets:
+    """Who may talk to the daemon. The socket's name is the 'who' in the log."""
+
+    kubelet: str = key("daybook.sock", "For the kubelet: root only (0600). Relative to the run directory.")
+    admin: str = key("admin.sock", "For people and crictl: root and the group below (0660).")
+    admin_group: str = key("daybook", "Group of the admin socket; where it does not exist, root.")
+
+
+@dataclass(frozen=True, slots=True)
+class Runtime:
+    """How containers are run."""
+
+    path: str = key("runc", "The OCI runtime.")
+    monitor: str = key("conmon", "The monitor that holds a container's stdio and outlives the daemon.")
+    infra: str = key("catatonit", "The process that holds a pod's pid namespace where the pod shares one.")
+    cgroup_driver: str = key("cgroupfs", "cgroupfs or systemd; the kubelet asks for it.")
+    cgroup_parent: str = key("/daybook", "Parent cgroup of pods that name none.")
+    seccomp_profile: str = key("/usr/share/containers/seccomp.json", "The profile of RuntimeDefault.")
+
+
+@dataclass(frozen=True, slots=True)
+class Images:
+    """Where images come from."""
+
+    registries_conf: str = key("", "A registries.conf other than the system's; empty: /etc/containers/registries.conf.")
+    policy: str = key("", "A signature policy other than /etc/containers/policy.json.")
+    insecure_registries: list[str] = key([], "Registries (host or host:port) without TLS; loopback ones never need it.")
+    pulls_at_once: int = key(3, "Pulls at the same time; more wait.")
+    progress_timeout_s: int = key(300, "A pull without any progress for this long is ended.")
+
+
+@dataclass(frozen=True, slots=True)
+class Log:
+    """The event log."""
+
+    map_gib: int = key(16, "Upper bound of the log's size in GiB; the file is sparse.")
+    ballast_mib: int = key(16, "Room kept back so that stops and removals are still recorded on a full disk.")
+    checkpoint_every: int = key(20000, "Records between two checkpoints of the folded state.")
+
+
+@dataclass(frozen=True, slots=True)
+class Daemon:
+    """Bounds of the daemon itself."""
+
+    stop_wait_s: int = key(10, "At SIGTERM: how long running effects are waited for. Containers keep running.")
+    reconcile_s: int = key(30, "Between two looks at what really runs.")
+    log_level: str = key("info", "debug, info, warning or error.")
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    paths: Paths = Paths()
+    sockets: Sockets = Sockets()
+    runtime: Runtime = Runtime()
+    images: Images = Images()
+    log: Log = Log()
+    daemon: Daemon = Daemon()
+
+
+CHOICES = {
+    "runtime.cgroup_driver": ("cgroupfs", "systemd"),
+    "daemon.log_level": ("debug", "info", "warning", "error"),
+}
+
+
+def load(path: Path, required: bool) -> Config:
+    """The configuration in a file; the defaults where the file is missing and not required. Raises InvalidRequest."""
+    try:
+        text = path.read_text()
+    except FileNotFoundError:
+        if required:
+            raise InvalidRequest(f"cannot read configuration {path}: there is no such file") from None
+        return Config()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InvalidRequest(f"cannot read configuration {path}: {error}") from error
+    try:
+        return parse(text)
+    except InvalidRequest as error:
+        raise InvalidRequest(f"cannot use configuration {path}: {error.text}") from error
+
+
+def parse(text: str) -> Config:
+    """Raises InvalidRequest naming the first unknown or ill-typed key."""
+    try:
+        given = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise InvalidRequest(f"it is not TOML: {error}") from error
+    known = {f.name for f in dataclasses.fields(Config)}
+    for name, value in given.items():
+        if name not in known:
+            raise InvalidRequest(f"unknown key {name}; known are the tables {', '.join(sorted(known))}")
+        if not isinstance(value, dict):
+            raise InvalidRequest(f"{name} must be a table, written [{name}]")
+    tables = typing.get_type_hints(Config)
+    return Config(**{name: _table(tables[name], name, given.get(name, {})) for name in known})
+
+
+def _table(kind: type, name: str, given: dict[str, Any]) -> Any:
+    types = typing.get_type_hints(kind)
+    for entry, value in given.items():
+        if entry not in types:
+            raise InvalidRequest(f"unknown key {name}.{entry}; known are {', '.join(sorted(types))}")
+        _check(f"{name}.{entry}", types[entry], value)
+    return kind(**given)
+
+
+def _check(name: str, wanted: Any, value: Any) -> None:
+    if typing.get_origin(wanted) is list:
+        if not isinstance(value, list) or not all(isinstance(v, str) for v in value):
+            raise InvalidRequest(f"{name} must be a list of strings, not {value!r}")
+    elif type(value) is not wanted:
+        raise InvalidRequest(f"{name} must be {'a number' if wanted is int else 'a string'}, not {value!r}")
+    if wanted is int and value < 0:
+        raise InvalidRequest(f"{name} must not be negative")
+    if name in CHOICES and value not in CHOICES[name]:
+        raise InvalidRequest(f"{name} must be one of {', '.join(CHOICES[name])}, not {value!r}")
+
+
+def commented() -> str:
+    """A configuration file with every key at its default, each under the sentence that says what it means."""
+    lines = ["# Daybook's configuration. Every key is optional; the values below are the defaults."]
+    for table in dataclasses.fields(Config):
+        kind = typing.get_type_hints(Config)[table.name]
+        lines += ["", f"# {kind.__doc__}", f"[{table.name}]"]
+        for entry in dataclasses.fields(kind):
+            lines += [f"# {entry.metadata['meaning']}", f"{entry.name} = {json.dumps(getattr(kind(), entry.name))}"]
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,208 @@
+"""Commands enter here: one lane per pod, held for decide, append and evolve only; effects run outside.
+
+Obligation of every caller: a command that was accepted is on record, and what it started no longer belongs to the
+caller. Cancelling `submit` ends the wait for the outcome, nothing else.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+
+from domain import commands as c
+from domain import errors
+from domain import events as e
+from domain.config import ContainerSecrets, SandboxSecrets
+from domain.decision import Accept, Already, Join, Refused, Wait
+from domain.node import Node, sandbox_name
+from domain.outcome import Done, Failed, Outcome, outcome
+from domain.records import Cause, Draft, Record
+from service.ports import Clock, EventLog, Secrets
+
+LANE_WAITERS_MAX = 256
+"""Commands that may wait for one lane; one more is answered Busy."""
+
+Listener = Callable[[Record, Sequence[str]], None]
+"""Called after a fold with the record and the keys whose `due` may have changed."""
+
+
+@dataclass(slots=True)
+class _Lane:
+    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+    users: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """How far a command got: nothing more to wait for, or a future of its outcome, or a state to leave first."""
+
+    key: str
+    pending: "asyncio.Future[Outcome] | None" = None
+    result: Outcome = None
+    left: "asyncio.Future[None] | None" = None
+    seq: int = 0
+
+
+class Dispatcher:
+    def __init__(self, node: Node, log: EventLog, clock: Clock, secrets: Secrets) -> None:
+        self.node = node
+        self._log = log
+        self._clock = clock
+        self._secrets = secrets
+        self._lanes: dict[str, _Lane] = {}
+        self._waiters: dict[str, list[tuple[c.Command, asyncio.Future[Outcome]]]] = {}
+        self._leaving: dict[str, list[asyncio.Future[None]]] = {}
+        self._listeners: list[Listener] = []
+
+    def listen(self, listener: Listener) -> None:
+        self._listeners.append(listener)
+
+    async def submit(
+        self, command: c.Command, cause: Cause, secrets: ContainerSecrets | SandboxSecrets | None = None
+    ) -> str:
+        """Decides, appends and waits for the outcome. Returns the id of the reply, or an empty string.
+
+        Raises any of `domain.errors`: a refusal, the failure on record, LimitReached or NotReady from the log.
+        """
+        while True:
+            settled = await asyncio.shield(asyncio.ensure_future(self._step(command, cause, secrets)))
+            if settled.left is not None:
+                await settled.left
+                continue
+            result = await settled.pending if settled.pending is not None else settled.result
+            return _reply(result)
+
+    async def record(self, command: c.Command, cause: Cause) -> None:
+        """Appends the report of an effect or watcher; one that comes too late appends nothing."""
+        while True:
+            settled = await self._step(command, cause, None)
+            if settled.left is None:
+                return
+            await settled.left
+
+    async def append_if(self, version: int, drafts: Sequence[Draft], lane: str, cause: Cause) -> bool:
+        """Appends what a reconcile found, unless the aggregate has moved on since it was observed."""
+        async with self._lane(lane):
+            key = drafts[0].key
+            if self.node.versions.get(key, 0) != version:
+                return False
+            self.fold(await self._log.append(drafts, cause, self._clock.now()))
+            return True
+
+    def fold(self, records: Sequence[Record]) -> None:
+        """Durable records become state; who waits for them or watches them is told, synchronously and in order."""
+        for record in records:
+            related = dict.fromkeys(self.node.related(record.key))
+            self.node.apply(record.key, record.version, record.event)
+            related.update(dict.fromkeys(self.node.related(record.key)))
+            self._tell_waiters(record.key)
+            for listener in self._listeners:
+                listener(record, tuple(related))
+
+    async def _step(
+        self, command: c.Command, cause: Cause, secrets: ContainerSecrets | SandboxSecrets | None
+    ) -> Settled:
+        async with self._lane(self.node.lane_of(command)):
+            now = self._clock.now()
+            decision = self.node.decide(command, now)
+            match decision:
+                case Refused():
+                    raise decision.error
+                case Already():
+                    key = self._subject(command)
+                    return Settled(key, result=outcome(self.node, command, key) or Done())
+                case Wait():
+                    return Settled(self._subject(command), left=self._until_changed(self._subject(command)))
+                case Join():
+                    return self._await_outcome(command, self._subject(command))
+                case Accept():
+                    key = decision.events[0][0]
+                    await self._append(decision, cause, key, secrets)
+                    return self._await_outcome(command, key)
+        raise AssertionError(decision)
+
+    async def _append(
+        self, accepted: Accept, cause: Cause, key: str, secrets: ContainerSecrets | SandboxSecrets | None
+    ) -> None:
+        name = e.split_key(key)[1]
+        drafts = [Draft(k, self.node.next_version(k), event) for k, event in accepted.events]
+        self.node.claim(accepted)
+        try:
+            if secrets is not None:
+                self._secrets.write(name, secrets)
+            records = await self._log.append(drafts, cause, self._clock.now())
+        except BaseException:
+            self.node.release(accepted)
+            if secrets is not None and key not in self.node.versions:
+                self._secrets.remove(name)
+            raise
+        self.fold(records)
+        self.node.settle(accepted)
+
+    # --- waiting -----------------------------------------------------------------------------------------------------
+
+    def _await_outcome(self, command: c.Command, key: str) -> Settled:
+        result = outcome(self.node, command, key)
+        if result is not None:
+            return Settled(key, result=result)
+        future: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
+        self._waiters.setdefault(key, []).append((command, future))
+        return Settled(key, pending=future)
+
+    def _until_changed(self, key: str) -> "asyncio.Future[None]":
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._leaving.setdefault(key, []).append(future)
+        return future
+
+    def _tell_waiters(self, key: str) -> None:
+        for future in self._leaving.pop(key, ()):
+            if not future.done():
+                future.set_result(None)
+        still = []
+        for command, waiting in self._waiters.pop(key, ()):
+            if waiting.done():
+                continue
+            result = outcome(self.node, command, key)
+            if result is None:
+                still.append((command, waiting))
+            else:
+                waiting.set_result(result)
+        if still:
+            self._waiters[key] = still
+
+    def _subject(self, command: c.Command) -> str:
+        """The key of the aggregate that a command is about, where no event of its own names it."""
+        match command:
+            case c.RunSandbox():
+                return e.sandbox_key(self.node.sandbox_named(sandbox_name(command.config)) or command.sandbox_id)
+            case c.CreateContainer():
+                name = (command.sandbox_id, command.config.name, command.config.attempt)
+                return e.container_key(self.node.container_named(name) or command.container_id)
+            case c.RemoveImage():
+                image = self.node.find_image(command.image)
+                return e.image_key(image.reference if image else command.image)
+        if hasattr(command, "container_id"):
+            return e.container_key(command.container_id)
+        if hasattr(command, "sandbox_id"):
+            return e.sandbox_key(command.sandbox_id)
+        return e.image_key(command.reference) if hasattr(command, "reference") else e.NODE_KEY
+
+    @asynccontextmanager
+    async def _lane(self, name: str) -> AsyncIterator[None]:
+        lane = self._lanes.setdefault(name, _Lane())
+        if lane.users >= LANE_WAITERS_MAX:
+            raise errors.Busy(f"cannot take the command: {lane.users} others wait for {name}")
+        lane.users += 1
+        try:
+            async with lane.lock:
+                yield
+        finally:
+            lane.users -= 1
+            if not lane.users:
+                self._lanes.pop(name, None)
+
+
+def _reply(result: Outcome) -> str:
+    if isinstance(result, Failed):
+        raise result.error
+    return result.value if isinstance(result, Done) else ""

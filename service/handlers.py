@@ -1,0 +1,247 @@
+"""Which port call each effect is, within which limit, and which command reports its outcome.
+
+A failure that has an outcome event becomes that event; any other is raised, and the runner repeats the effect. A start
+that failed or timed out is not believed: the world is looked at, and what it says is the outcome.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
+
+from domain import commands as c
+from domain import effects as f
+from domain import errors
+from domain.config import ContainerSecrets
+from domain.container import Container
+from domain.node import Node
+from domain.observations import TaskState
+from domain.records import Evidence
+from service.ports import Clock, EventLog, Images, Sandboxes, Secrets, TaskExit, Tasks
+from service.runner import Report
+
+# fmt: off
+LIMIT_S: Mapping[type, float] = {
+    f.CreateTask:      120.0,
+    f.UndoTask:         60.0,
+    f.StartTask:        60.0,
+    f.TidyTask:         60.0,
+    f.RemoveTask:      120.0,
+    f.SetUpSandbox:     60.0,
+    f.TearDownSandbox:  60.0,
+    f.RemoveSandbox:    60.0,
+    f.RemoveImage:     120.0,
+}
+# fmt: on
+"""Seconds after which an effect is killed and the world looked at. A stop has its deadline, a pull its progress."""
+
+MONITOR_LAST_WORD_NS = 10**9
+"""conmon ends right after its container: how long its end waits for init's before it counts as lost."""
+
+
+class Handlers:
+    """`handle` is what the runner calls for every effect and watch."""
+
+    def __init__(
+        self,
+        node: Node,
+        log: EventLog,
+        clock: Clock,
+        secrets: Secrets,
+        tasks: Tasks,
+        sandboxes: Sandboxes,
+        images: Images,
+    ) -> None:
+        self._node = node
+        self._log = log
+        self._clock = clock
+        self._secrets = secrets
+        self._tasks = tasks
+        self._sandboxes = sandboxes
+        self._images = images
+        self._store = asyncio.Lock()
+        self._table: Mapping[type, Callable[[Any, Report], Awaitable[None]]] = {
+            f.CreateTask: self._create_task,
+            f.UndoTask: self._undo_task,
+            f.StartTask: self._start_task,
+            f.StopTask: self._stop_task,
+            f.TidyTask: self._tidy_task,
+            f.RemoveTask: self._remove_task,
+            f.SetUpSandbox: self._set_up_sandbox,
+            f.TearDownSandbox: self._tear_down_sandbox,
+            f.RemoveSandbox: self._remove_sandbox,
+            f.PullImage: self._pull_image,
+            f.RemoveImage: self._remove_image,
+            f.WatchTask: self._watch_task,
+            f.WatchInfra: self._watch_infra,
+        }
+
+    async def handle(self, what: f.Effect | f.Watch, report: Report) -> None:
+        await self._table[type(what)](what, report)
+
+    def _mark(self) -> dict[str, Any]:
+        """What the owner mark beside a bundle says: this log, at least this far."""
+        return {"log_id": self._log.log_id, "seq": self._log.head().seq}
+
+    # --- containers --------------------------------------------------------------------------------------------------
+
+    async def _create_task(self, what: f.CreateTask, report: Report) -> None:
+        container = self._node.containers[what.container_id]
+        sandbox = self._node.sandboxes[container.sandbox_id]
+        secrets = self._secrets.read(container.id)
+        try:
+            if not isinstance(secrets, ContainerSecrets):
+                raise errors.StorageFailed(f"cannot create container {container.id}: its private side file is missing")
+            async with limit(what):
+                made = await self._tasks.create(container, sandbox, secrets, self._mark())
+        except errors.DaybookError as error:
+            await report(c.RecordCreateFailed(container.id, *named(error)))
+            return
+        await report(c.RecordCreated(container.id, made.init, made.monitor, made.user, made.runtime))
+
+    async def _undo_task(self, what: f.UndoTask, report: Report) -> None:
+        async with limit(what):
+            await self._tasks.remove(what.container_id)
+
+    async def _start_task(self, what: f.StartTask, report: Report) -> None:
+        container = self._node.containers[what.container_id]
+        try:
+            async with limit(what):
+                oom_kills = await self._tasks.start(container)
+        except errors.DaybookError as error:
+            await report(self._start_as_seen(container, error))
+            return
+        await report(c.RecordStarted(container.id, oom_kills))
+
+    def _start_as_seen(self, container: Container, error: errors.DaybookError) -> c.Command:
+        seen = self._tasks.observe([container], self._clock.now().boot_id)[container.id]
+        if seen.task is TaskState.RUNNING:
+            return c.RecordStarted(container.id, seen.oom_kills)
+        return c.RecordStartFailed(container.id, *named(error))
+
+    async def _stop_task(self, what: f.StopTask, report: Report) -> None:
+        container = self._node.containers[what.container_id]
+        await self._tasks.stop(container, what.deadline, self._clock.sleep_until)
+        if container.id in self._node.containers:
+            await self._report_exit(container, await self._tasks.wait_exit(container), report)
+
+    async def _tidy_task(self, what: f.TidyTask, report: Report) -> None:
+        async with limit(what):
+            await self._tasks.tidy(self._node.containers[what.container_id])
+
+    async def _remove_task(self, what: f.RemoveTask, report: Report) -> None:
+        async with limit(what):
+            await self._tasks.remove(what.container_id)
+        self._secrets.remove(what.container_id)
+        await report(c.RecordContainerRemoved(what.container_id))
+
+    async def _watch_task(self, what: f.WatchTask, report: Report) -> None:
+        container = self._node.containers[what.container_id]
+        ended = asyncio.ensure_future(self._tasks.wait_exit(container))
+        try:
+            if not what.monitor_lost and await self._monitor_goes_first(container, ended):
+                await report(c.RecordMonitorLost(container.id))
+                return
+            await self._report_exit(container, await ended, report)
+        finally:
+            ended.cancel()
+
+    async def _monitor_goes_first(self, container: Container, ended: "asyncio.Future[Any]") -> bool:
+        monitor: asyncio.Future[Any] = asyncio.ensure_future(self._tasks.wait_monitor(container))
+        try:
+            await asyncio.wait({monitor, ended}, return_when=asyncio.FIRST_COMPLETED)
+            if ended.done():
+                return False
+            until = self._clock.now().boot_ns + MONITOR_LAST_WORD_NS
+            patience: asyncio.Future[Any] = asyncio.ensure_future(self._clock.sleep_until(until))
+            await asyncio.wait({patience, ended}, return_when=asyncio.FIRST_COMPLETED)
+            patience.cancel()
+            return not ended.done()
+        finally:
+            monitor.cancel()
+
+    async def _report_exit(self, container: Container, ended: TaskExit, report: Report) -> None:
+        if ended.oom_kills > container.oom_kills_at_start:
+            await report(c.RecordOom(container.id, ended.oom_kills))
+        await report(_exit_command(container, ended))
+
+    # --- sandboxes ---------------------------------------------------------------------------------------------------
+
+    async def _set_up_sandbox(self, what: f.SetUpSandbox, report: Report) -> None:
+        sandbox = self._node.sandboxes[what.sandbox_id]
+        try:
+            async with limit(what):
+                infra = await self._sandboxes.set_up(sandbox.id, sandbox, self._mark())
+        except errors.DaybookError as error:
+            await report(c.RecordRunFailed(sandbox.id, *named(error)))
+            return
+        await report(c.RecordSandboxReady(sandbox.id, infra))
+
+    async def _tear_down_sandbox(self, what: f.TearDownSandbox, report: Report) -> None:
+        async with limit(what):
+            await self._sandboxes.tear_down(what.sandbox_id)
+        await report(c.RecordSandboxStopped(what.sandbox_id))
+
+    async def _remove_sandbox(self, what: f.RemoveSandbox, report: Report) -> None:
+        async with limit(what):
+            await self._sandboxes.remove(what.sandbox_id)
+        self._secrets.remove(what.sandbox_id)
+        await report(c.RecordSandboxRemoved(what.sandbox_id))
+
+    async def _watch_infra(self, what: f.WatchInfra, report: Report) -> None:
+        await self._sandboxes.wait_infra(self._node.sandboxes[what.sandbox_id])
+        await report(c.RecordSandboxDied(what.sandbox_id, "its infra process ended"))
+
+    # --- images ------------------------------------------------------------------------------------------------------
+
+    async def _pull_image(self, what: f.PullImage, report: Report) -> None:
+        """The store is looked at under the lock under which removals delete: a pull never records what is gone."""
+        try:
+            pulled = await self._images.pull(what.reference, what.source)
+        except errors.DaybookError as error:
+            await report(c.RecordPullFailed(what.reference, *named(error)))
+            return
+        async with self._store:
+            if self._images.present(pulled.image_id):
+                await report(c.RecordPulled(what.reference, pulled))
+            else:
+                text = f"cannot pull image {what.reference}: it was removed meanwhile"
+                await report(c.RecordPullFailed(what.reference, "PullFailed", text))
+
+    async def _remove_image(self, what: f.RemoveImage, report: Report) -> None:
+        async with self._store, limit(what):
+            await self._images.remove(what.image_id)
+            await report(c.RecordImageRemoved(what.reference))
+
+
+def limit(what: f.Effect) -> "_Limit":
+    return _Limit(what)
+
+
+class _Limit:
+    """`async with`: cancels the effect after its limit, and says so as TimedOut."""
+
+    def __init__(self, what: f.Effect) -> None:
+        self._what = what
+        self._timeout = asyncio.timeout(LIMIT_S[type(what)])
+
+    async def __aenter__(self) -> None:
+        await self._timeout.__aenter__()
+
+    async def __aexit__(self, kind: Any, error: Any, trace: Any) -> None:
+        try:
+            await self._timeout.__aexit__(kind, error, trace)
+        except TimeoutError:
+            name = type(self._what).__name__
+            text = f"{name} did not end within {LIMIT_S[type(self._what)]:.0f} s and was killed"
+            raise errors.TimedOut(text) from None
+
+
+def named(error: errors.DaybookError) -> tuple[str, str]:
+    """Name and text under which an event records a failure."""
+    return type(error).__name__, error.text
+
+
+def _exit_command(container: Container, ended: TaskExit) -> c.Command:
+    evidence = Evidence(ended.source, ended.quote)
+    text = "" if ended.code is not None else "its monitor left no exit code"
+    return c.RecordExit(container.id, ended.code, ended.at_ns, evidence, ended.oom, text)

@@ -1,0 +1,208 @@
+"""From the log to an open door, and the same look again while the daemon is up.
+
+At start: replay, observe, reconcile, append all verdicts in one transaction; then the sockets open and `due` runs in
+the background. A crash anywhere in between ends, after another start, in the same state: nothing before the append has
+effects.
+"""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Sequence
+
+from domain import events as e
+from domain import recovery
+from domain.container import Container
+from domain.fence import objection
+from domain.fold import Replayed, fold
+from domain.node import SCHEMA, Node
+from domain.observations import Mark, World
+from domain.records import Cause, Draft
+from domain.recovery import Finding, LogFacts, Verdict
+from domain.sandbox import Sandbox
+from service.dispatcher import Dispatcher
+from service.ports import Clock, EventLog, Images, Sandboxes, Tasks
+from service.runner import Runner
+
+log = logging.getLogger("daybook.recovery")
+
+SECOND_LOOK_NS = 5 * 10**9
+"""Between the two observations that a grave verdict needs while the daemon is up."""
+
+
+def replay(event_log: EventLog) -> Replayed:
+    """The node as the log tells it: the newest fitting checkpoint and what came after, else everything."""
+    checkpoint = event_log.load_checkpoint(SCHEMA)
+    if checkpoint is None:
+        return fold(event_log.read())
+    seq, kept = checkpoint
+    return fold(event_log.read(after=seq), Replayed(Node.restore(kept), seq))
+
+
+Offload = Callable[..., Awaitable[World]]
+"""Calls a function with arguments off the loop: `asyncio.to_thread`, or at once in tests with virtual time."""
+
+
+class Observer:
+    """One read-only sweep over everything that the ports can see."""
+
+    def __init__(self, clock: Clock, tasks: Tasks, sandboxes: Sandboxes, images: Images, offload: Offload) -> None:
+        self._clock = clock
+        self._tasks = tasks
+        self._sandboxes = sandboxes
+        self._images = images
+        self._offload = offload
+
+    async def look(self, node: Node) -> World:
+        """Values only leave the loop: the sweep reads files and must not hold up calls."""
+        containers, sandboxes = list(node.containers.values()), list(node.sandboxes.values())
+        return await self._offload(self._sweep, containers, sandboxes)
+
+    def _sweep(self, containers: list[Container], sandboxes: list[Sandbox]) -> World:
+        boot_id = self._clock.now().boot_id
+        return World(
+            boot_id=boot_id,
+            tasks=self._tasks.observe(containers, boot_id),
+            sandboxes=self._sandboxes.observe(sandboxes, boot_id),
+            images=self._images.observe(),
+        )
+
+
+def marks(world: World) -> list[Mark]:
+    found = [t.mark for t in world.tasks.values()] + [s.mark for s in world.sandboxes.values()]
+    return [mark for mark in found if mark is not None]
+
+
+def fence(event_log: EventLog, state: Mark | None, world: World) -> str | None:
+    """Why this log must not be used here, or None."""
+    return objection(event_log.log_id, event_log.head(), state, marks(world))
+
+
+class Recovery:
+    def __init__(
+        self,
+        dispatcher: Dispatcher,
+        event_log: EventLog,
+        clock: Clock,
+        observer: Observer,
+        runner: Runner,
+        tasks: Tasks,
+        sandboxes: Sandboxes,
+        images: Images,
+        whole: bool,
+    ) -> None:
+        self._dispatcher = dispatcher
+        self._log = event_log
+        self._clock = clock
+        self._observer = observer
+        self._runner = runner
+        self._tasks = tasks
+        self._sandboxes = sandboxes
+        self._images = images
+        self._whole = whole
+        self.alarms = 0
+
+    # --- at start ----------------------------------------------------------------------------------------------------
+
+    async def start(self, world: World, started: e.NodeStarted) -> list[Finding]:
+        """Appends what the sweep means, all in one transaction, and returns the findings for `clean`."""
+        node, now = self._dispatcher.node, self._clock.now()
+        findings = recovery.reconcile(node, world, self._facts(), now)
+        self._tell(findings)
+        drafts = [Draft(e.NODE_KEY, node.next_version(e.NODE_KEY), started, Cause("recovery", "start"))]
+        for finding in findings:
+            drafts += self._drafts(finding, "recovery")
+        self._dispatcher.fold(await self._log.append(drafts, Cause("recovery"), now))
+        return findings
+
+    def resume(self) -> None:
+        """Everything that any aggregate owes, in the background."""
+        node = self._dispatcher.node
+        keys = [e.sandbox_key(i) for i in node.sandboxes] + [e.container_key(i) for i in node.containers]
+        self._runner.kick([*keys, *(e.image_key(r) for r in node.images)])
+
+    async def clean(self, findings: Sequence[Finding]) -> None:
+        """Removes what nobody knows and is provably ours, and what broken pulls left. Failures are told, not fatal."""
+        jobs = [self._remove_orphan(f.key) for f in findings if f.verdict is Verdict.ORPHAN and f.ours]
+        if not self._pulling():
+            jobs.append(self._images.clean())
+        for result in await asyncio.gather(*jobs, return_exceptions=True):
+            if isinstance(result, Exception):
+                log.warning("clean-up failed, it will be tried again: %s", result)
+
+    async def _remove_orphan(self, key: str) -> None:
+        kind, name = e.split_key(key)
+        if kind == "container":
+            await self._tasks.remove(name)
+        elif kind == "sandbox":
+            await self._sandboxes.remove(name)
+        else:
+            await self._images.remove(name)
+
+    # --- while the daemon is up --------------------------------------------------------------------------------------
+
+    async def reconcile(self) -> int:
+        """One look at the world; returns how many events it led to. Nothing in flight is judged."""
+        node = self._dispatcher.node
+        versions = dict(node.versions)
+        world = await self._observer.look(node)
+        findings = recovery.reconcile(node, world, self._facts(), self._clock.now())
+        fitting = [f for f in findings if self._may_judge(f, versions)]
+        grave = [f for f in fitting if f.verdict in recovery.TWICE]
+        fitting = [f for f in fitting if f.verdict not in recovery.TWICE]
+        if grave:
+            fitting += await self._second_look(grave, versions)
+        self._tell(fitting)
+        appended = sum([await self._append(f, versions.get(f.key, 0)) for f in fitting if f.events])
+        await self.clean(fitting)
+        return appended
+
+    async def _second_look(self, first: Sequence[Finding], versions: dict[str, int]) -> list[Finding]:
+        """The findings that are still the same at the same version after a pause."""
+        await self._clock.sleep_until(self._clock.now().boot_ns + SECOND_LOOK_NS)
+        node = self._dispatcher.node
+        world = await self._observer.look(node)
+        again = recovery.reconcile(node, world, self._facts(), self._clock.now())
+        same = {(f.key, f.verdict) for f in first}
+        return [f for f in again if (f.key, f.verdict) in same and self._may_judge(f, versions)]
+
+    def _may_judge(self, finding: Finding, versions: dict[str, int]) -> bool:
+        if finding.key.startswith("image-id/"):
+            return not self._pulling()
+        unchanged = self._dispatcher.node.versions.get(finding.key, 0) == versions.get(finding.key, 0)
+        return unchanged and not self._runner.busy(finding.key)
+
+    async def _append(self, finding: Finding, version: int) -> int:
+        drafts = self._drafts(finding, "reconcile")
+        lane = self._lane(finding.key)
+        return len(drafts) if await self._dispatcher.append_if(version, drafts, lane, Cause("reconcile")) else 0
+
+    def _lane(self, key: str) -> str:
+        kind, name = e.split_key(key)
+        node = self._dispatcher.node
+        sandbox_id = node.containers[name].sandbox_id if kind == "container" and name in node.containers else name
+        sandbox = node.sandboxes.get(sandbox_id)
+        return f"pod/{sandbox.config.uid}" if sandbox else "images"
+
+    # --- shared ------------------------------------------------------------------------------------------------------
+
+    def _drafts(self, finding: Finding, kind: str) -> list[Draft]:
+        first = self._dispatcher.node.next_version(finding.key)
+        cause = Cause(kind, finding.row)
+        return [Draft(finding.key, first + i, event, cause) for i, event in enumerate(finding.events)]
+
+    def _facts(self) -> LogFacts:
+        return LogFacts(self._log.log_id, self._log.head().seq, self._whole)
+
+    def _pulling(self) -> bool:
+        return any(key.startswith("image/") and self._runner.busy(key) for key in self._image_keys())
+
+    def _image_keys(self) -> list[str]:
+        return [e.image_key(reference) for reference in self._dispatcher.node.images]
+
+    def _tell(self, findings: Sequence[Finding]) -> None:
+        for line in recovery.readable(findings):
+            log.info("%s", line)
+        for finding in findings:
+            if finding.verdict is Verdict.CONTRADICTION:
+                self.alarms += 1
+                log.error("%s %s: %s", finding.row, finding.key, finding.text)
