@@ -10,8 +10,8 @@ from domain.observations import Mark
 from domain.records import Head
 
 REMEDY = (
-    "`daybook adopt` declares this log to be the truth (what only the other log knew becomes unknown to Daybook and is "
-    "listed by `daybook check`); `daybook purge` ends every container of the state directory and begins anew"
+    "`daybook adopt` declares this log to be the truth and ends what only the other one knew; "
+    "`daybook purge` ends every container of the state directory and begins anew"
 )
 
 

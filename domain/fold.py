@@ -3,13 +3,14 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from domain.events import QuarantineReleased
 from domain.node import Node
 from domain.records import Record, Unreadable
 
 
 @dataclass(slots=True)
 class Replayed:
-    """`broken`: every place that does not decode or does not fit; `whole` where there is none."""
+    """`broken`: every place that does not decode or does not fit, until a person gave that aggregate up."""
 
     node: Node
     seq: int = 0
@@ -36,6 +37,8 @@ def step(done: Replayed, record: Record | Unreadable) -> None:
         return
     try:
         done.node.apply(record.key, record.version, record.event)
+        if isinstance(record.event, QuarantineReleased):
+            done.broken = tuple(b for b in done.broken if b.key != record.event.key)
     except (KeyError, AssertionError, AttributeError) as error:
         why = f"{record.wire} does not fit the state before it ({error})"
         _quarantine(done, Unreadable(record.seq, record.key, record.version, why))

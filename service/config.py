@@ -48,7 +48,6 @@ class Runtime:
     monitor: str = key("conmon", "The monitor that holds a container's stdio and outlives the daemon.")
     infra: str = key("catatonit", "The process that holds a pod's pid namespace where the pod shares one.")
     cgroup_driver: str = key("cgroupfs", "cgroupfs or systemd; the kubelet asks for it.")
-    cgroup_parent: str = key("/daybook", "Parent cgroup of pods that name none.")
     seccomp_profile: str = key("/usr/share/containers/seccomp.json", "The profile of RuntimeDefault.")
 
 
@@ -150,12 +149,13 @@ def _check(name: str, wanted: Any, value: Any) -> None:
         raise InvalidRequest(f"{name} must be one of {', '.join(CHOICES[name])}, not {value!r}")
 
 
-def commented() -> str:
-    """A configuration file with every key at its default, each under the sentence that says what it means."""
-    lines = ["# Daybook's configuration. Every key is optional; the values below are the defaults."]
+def commented(config: Config) -> str:
+    """A configuration file with these values, each key under the sentence that says what it means."""
+    lines = ["# Daybook's configuration. Every key is optional; `daybook config default` prints the defaults."]
     for table in dataclasses.fields(Config):
         kind = typing.get_type_hints(Config)[table.name]
         lines += ["", f"# {kind.__doc__}", f"[{table.name}]"]
         for entry in dataclasses.fields(kind):
-            lines += [f"# {entry.metadata['meaning']}", f"{entry.name} = {json.dumps(getattr(kind(), entry.name))}"]
+            value = getattr(getattr(config, table.name), entry.name)
+            lines += [f"# {entry.metadata['meaning']}", f"{entry.name} = {json.dumps(value)}"]
     return "\n".join(lines) + "\n"

@@ -88,11 +88,20 @@ class Daemon:
         why = fence(self._ports.log, self._ports.mark.read(), world)
         if why is not None:
             raise errors.NotReady(f"cannot start: {why}")
+        self._drop_stale_secrets()
         runtime, monitor = self._ports.tasks.binaries()
         started = e.NodeStarted(self._version, self._pid, runtime, monitor)
         self._findings: list[Finding] = await self._recovery.start(world, started)
         self._dispatcher.listen(self._after_event)
         self._tell_head("start")
+
+    def _drop_stale_secrets(self) -> None:
+        """Side files whose aggregate never came onto the log, or left it just before the daemon died."""
+        if self.broken or self.node.quarantined:
+            return
+        for name in self._ports.secrets.names():
+            if name not in self.node.containers and name not in self.node.sandboxes:
+                self._ports.secrets.remove(name)
 
     def resume(self) -> None:
         """The door is open: run what is due, and look again now and then."""
@@ -113,6 +122,11 @@ class Daemon:
         await self._dispatcher.record(c.RecordNode(e.NodeStopped(text)), Cause("admin", "stop"))
         self.checkpoint()
         self._tell_head("stop")
+
+    async def until_broken(self) -> str:
+        """Returns when the log takes no more, with the reason: the process must end and another one replay."""
+        await self._dispatcher.broken.wait()
+        return self._ports.log.broken
 
     def checkpoint(self) -> None:
         """Saves the folded node, unless something in it is quarantined: then every start shall read the whole log."""

@@ -19,6 +19,9 @@ from domain.outcome import Done, Failed, Outcome, outcome
 from domain.records import Cause, Draft, Record
 from service.ports import Clock, EventLog, Secrets
 
+GROWING = (c.RunSandbox, c.CreateContainer, c.StartContainer, c.PullImage)
+"""Commands that make more of something. All others may use the room that the log keeps back for a full disk."""
+
 LANE_WAITERS_MAX = 256
 """Commands that may wait for one lane; one more is answered Busy."""
 
@@ -53,6 +56,8 @@ class Dispatcher:
         self._waiters: dict[str, list[tuple[c.Command, asyncio.Future[Outcome]]]] = {}
         self._leaving: dict[str, list[asyncio.Future[None]]] = {}
         self._listeners: list[Listener] = []
+        self.broken = asyncio.Event()
+        """Set when the log takes no more: what is on disk must be read again, by another process."""
 
     def listen(self, listener: Listener) -> None:
         self._listeners.append(listener)
@@ -86,7 +91,7 @@ class Dispatcher:
             key = drafts[0].key
             if self.node.versions.get(key, 0) != version:
                 return False
-            self.fold(await self._log.append(drafts, cause, self._clock.now()))
+            self.fold(await self._log.append(drafts, cause, self._clock.now(), urgent=True))
             return True
 
     def fold(self, records: Sequence[Record]) -> None:
@@ -117,12 +122,18 @@ class Dispatcher:
                     return self._await_outcome(command, self._subject(command))
                 case Accept():
                     key = decision.events[0][0]
-                    await self._append(decision, cause, key, secrets)
+                    urgent = not isinstance(command, GROWING)
+                    await self._append(decision, cause, key, secrets, urgent)
                     return self._await_outcome(command, key)
         raise AssertionError(decision)
 
     async def _append(
-        self, accepted: Accept, cause: Cause, key: str, secrets: ContainerSecrets | SandboxSecrets | None
+        self,
+        accepted: Accept,
+        cause: Cause,
+        key: str,
+        secrets: ContainerSecrets | SandboxSecrets | None,
+        urgent: bool,
     ) -> None:
         name = e.split_key(key)[1]
         drafts = [Draft(k, self.node.next_version(k), event) for k, event in accepted.events]
@@ -130,11 +141,13 @@ class Dispatcher:
         try:
             if secrets is not None:
                 self._secrets.write(name, secrets)
-            records = await self._log.append(drafts, cause, self._clock.now())
+            records = await self._log.append(drafts, cause, self._clock.now(), urgent=urgent)
         except BaseException:
             self.node.release(accepted)
             if secrets is not None and key not in self.node.versions:
                 self._secrets.remove(name)
+            if self._log.broken:
+                self.broken.set()
             raise
         self.fold(records)
         self.node.settle(accepted)

@@ -39,8 +39,18 @@ class EventLog(Protocol):
 
     def read(self, after: int = 0) -> Iterator[Record | Unreadable]: ...
 
-    async def append(self, drafts: Sequence[Draft], cause: Cause, now: Now) -> Sequence[Record]:
-        """All drafts in one transaction or none. Raises Conflict (a version exists), LogFull (no space), LogBroken."""
+    async def append(
+        self, drafts: Sequence[Draft], cause: Cause, now: Now, *, urgent: bool = False
+    ) -> Sequence[Record]:
+        """All drafts in one transaction or none; durable on return. `urgent` may use the room kept for a full disk.
+
+        Raises Busy (also where a version exists), LimitReached (no space), NotReady (closed or broken).
+        """
+        ...
+
+    @property
+    def broken(self) -> str:
+        """Why nothing more can be appended by this process; empty while all is well."""
         ...
 
     def save_checkpoint(self, seq: int, schema: int, aggregates: Mapping[str, Any]) -> None: ...
@@ -96,21 +106,39 @@ class Tasks(Protocol):
 
 
 class TaskCreated(Protocol):
-    init: Process
-    monitor: Process
-    user: User
-    runtime: Binary
+    @property
+    def init(self) -> Process: ...
+
+    @property
+    def monitor(self) -> Process: ...
+
+    @property
+    def user(self) -> User: ...
+
+    @property
+    def runtime(self) -> Binary: ...
 
 
 class TaskExit(Protocol):
     """`code` None: unknown. `at_ns`: wall time. `source`, `quote` as in Evidence. `oom_kills`: 0 where unknown."""
 
-    code: int | None
-    at_ns: int
-    source: str
-    quote: str
-    oom: bool
-    oom_kills: int
+    @property
+    def code(self) -> int | None: ...
+
+    @property
+    def at_ns(self) -> int: ...
+
+    @property
+    def source(self) -> str: ...
+
+    @property
+    def quote(self) -> str: ...
+
+    @property
+    def oom(self) -> bool: ...
+
+    @property
+    def oom_kills(self) -> int: ...
 
 
 class Sandboxes(Protocol):

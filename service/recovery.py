@@ -29,9 +29,13 @@ SECOND_LOOK_NS = 5 * 10**9
 """Between the two observations that a grave verdict needs while the daemon is up."""
 
 
+READ_WHOLE_MAX = 100_000
+"""Up to here every start reads the whole log, checkpoint or not: well under a second, and it finds all damage."""
+
+
 def replay(event_log: EventLog) -> Replayed:
-    """The node as the log tells it: the newest fitting checkpoint and what came after, else everything."""
-    checkpoint = event_log.load_checkpoint(SCHEMA)
+    """The node as the log tells it: everything, or in a long log the newest fitting checkpoint and what came after."""
+    checkpoint = event_log.load_checkpoint(SCHEMA) if event_log.head().seq > READ_WHOLE_MAX else None
     if checkpoint is None:
         return fold(event_log.read())
     seq, kept = checkpoint
@@ -111,7 +115,7 @@ class Recovery:
         drafts = [Draft(e.NODE_KEY, node.next_version(e.NODE_KEY), started, Cause("recovery", "start"))]
         for finding in findings:
             drafts += self._drafts(finding, "recovery")
-        self._dispatcher.fold(await self._log.append(drafts, Cause("recovery"), now))
+        self._dispatcher.fold(await self._log.append(drafts, Cause("recovery"), now, urgent=True))
         return findings
 
     def resume(self) -> None:

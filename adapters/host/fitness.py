@@ -1,4 +1,4 @@
-"""Is this machine fit to run Daybook, and what to do about each thing that is not. Reads and runs `--version`, no more."""
+"""Is this machine fit to run Daybook, and what to do about each thing that is not. Reads, and runs `--version`."""
 
 import os
 import shutil

@@ -9,12 +9,14 @@
 
 import contextlib
 import fcntl
+import grp
 import hashlib
 import hmac
 import json
 import os
 import secrets
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from domain.errors import NotReady, StorageFailed
@@ -29,6 +31,28 @@ def make_private(directory: Path, mode: int = 0o700) -> Path:
     directory.mkdir(parents=True, exist_ok=True)
     directory.chmod(mode)
     return directory
+
+
+def empty_directory(directory: Path, but: Sequence[str] = ()) -> None:
+    """Removes all that lies in a directory. Raises StorageFailed where something is still mounted or in use."""
+    for entry in sorted(directory.iterdir()) if directory.exists() else ():
+        if entry.name in but:
+            continue
+        try:
+            if entry.is_dir() and not entry.is_symlink():
+                shutil.rmtree(entry)
+            else:
+                entry.unlink()
+        except OSError as error:
+            raise StorageFailed(f"cannot remove {error.filename}: {error.strerror}") from error
+
+
+def group_id(name: str) -> int:
+    """The id of a group, or -1 where there is none of this name."""
+    try:
+        return grp.getgrnam(name).gr_gid
+    except KeyError:
+        return -1
 
 
 class Lock:

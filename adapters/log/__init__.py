@@ -3,6 +3,7 @@
 `codec`       domain event <-> payload by wire name; any frozen dataclass <-> bytes
 `record`      the bytes of one record, its checksum and its place in the chain (pure)
 `checkpoint`  the folded aggregates at a sequence in a canonical encoding (pure)
+`making`      frozen dataclasses at half their price
 `reading`     records, gaps and breaks in order, from whatever store holds them; `LogReader`
 `store`       the LMDB directory: tables, format, head, rows;  `engine` looks at the file before LMDB maps it
 `writer`      the one thread that writes;  `ballast` the room it keeps for stops and removals on a full disk

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple, TypeVar, cast
 import msgpack
 
 from adapters.log.errors import CodecError
+from adapters.log.making import makable, maker
 from domain.events import UPCASTERS, WIRE
 
 PAYLOAD_BYTES_MAX = 4 * 1024 * 1024
@@ -120,9 +121,13 @@ def _misfit(expected: str, value: Any) -> CodecError:
     return CodecError(f"{expected} expected, got {type(value).__name__}")
 
 
-@cache
 def _shape(kind: Any) -> Shape:
-    """The shape of a declared type. A type that cannot be written is a mistake in the program: TypeError."""
+    """The shape of a declared type, made once. A type without one is a mistake in the program: TypeError."""
+    return _make_shape(kind)
+
+
+@cache
+def _make_shape(kind: Any) -> Shape:
     origin, args = typing.get_origin(kind), typing.get_args(kind)
     if kind in _SCALARS:
         return _scalar(kind)
@@ -250,7 +255,12 @@ def _dataclass(kind: Any) -> Shape:
     hints = typing.get_type_hints(kind)
     fields = {field.name: _shape(hints[field.name]) for field in dataclasses.fields(kind)}
     decoders = {name: shape.decode for name, shape in fields.items()}
-    encoders = [(field.name, fields[field.name].encode, *_default(field, fields)) for field in dataclasses.fields(kind)]
+    encoders = [
+        (field.name, fields[field.name].encode, not _required(field), _default(field, fields[field.name]))
+        for field in dataclasses.fields(kind)
+    ]
+
+    make = maker(kind) if makable(kind) else kind
 
     def encode(value: Any) -> Any:
         if type(value) is not kind:
@@ -267,19 +277,18 @@ def _dataclass(kind: Any) -> Shape:
         if type(data) is not dict:
             raise _misfit("map", data)
         try:
-            return kind(**{name: decoders[name](each) for name, each in data.items()})
+            return make(**{name: decoders[name](each) for name, each in data.items()})
         except (CodecError, *_MISFITS):
             raise _blame(kind, decoders, data) from None
 
     return Shape(encode, decode)
 
 
-def _default(field: Any, fields: dict[str, Shape]) -> tuple[bool, Any]:
-    """Whether the field has a default, and that as a plain value."""
+def _default(field: Any, shape: Shape) -> Any:
+    """The field's default as a plain value."""
     if _required(field):
-        return False, None
-    default = field.default if field.default is not dataclasses.MISSING else field.default_factory()
-    return True, fields[field.name].encode(default)
+        return None
+    return shape.encode(field.default if field.default is not dataclasses.MISSING else field.default_factory())
 
 
 def _blame(kind: Any, decoders: dict[str, Step], data: dict[Any, Any]) -> CodecError:
@@ -292,7 +301,7 @@ def _blame(kind: Any, decoders: dict[str, Step], data: dict[Any, Any]) -> CodecE
         except CodecError as error:
             return CodecError(f"{name}: {error.text}")
     missing = [field.name for field in dataclasses.fields(kind) if _required(field) and field.name not in data]
-    return CodecError(f"{kind.__name__} lacks {', '.join(missing)}" if missing else f"{kind.__name__} refuses its values")
+    return CodecError(f"{kind.__name__} " + (f"lacks {', '.join(missing)}" if missing else "refuses its values"))
 
 
 def _required(field: Any) -> bool:

@@ -3,13 +3,13 @@
 from collections.abc import Iterable, Sequence
 
 from adapters.log.codec import EventCodec
-from adapters.log.record import Entry, Placed, check
+from adapters.log.record import Entry, Placed, check_all
 from domain.records import Cause, Draft, Now, Record
 
 
 def entries_of(drafts: Iterable[Draft], codec: EventCodec) -> list[Entry]:
     """Raises CodecError, before anything was appended, where an event cannot be written."""
-    return [check(Entry(draft.key, draft.version, *codec.encode(draft.event))) for draft in drafts]
+    return check_all(Entry(draft.key, draft.version, *codec.encode(draft.event)) for draft in drafts)
 
 
 def records_of(

@@ -17,6 +17,7 @@ _MAGIC = 0xBEEFC0DE
 _FORMAT = 1
 _PAGE_HEADER = 16
 _META = struct.Struct("=IIQQ48s48sQQ")
+_PAGE_START_LATER = struct.Struct("=24xII")  # LMDB 1.0 has eight bytes more before the magic number
 
 
 def inspect(directory: Path) -> None:
@@ -53,6 +54,8 @@ def _fields(directory: Path, page: bytes) -> tuple[int, int, int, int, bytes, by
 
 def _page_size(directory: Path, page: bytes) -> int:
     magic, version, _, _, free, _, _, _ = _fields(directory, page)
+    if magic != _MAGIC:
+        magic, version = _PAGE_START_LATER.unpack_from(page)
     if magic != _MAGIC:
         raise LogCorrupt(f"cannot open log {directory}: {DATA} is no LMDB file; restore it from a copy")
     if version != _FORMAT:

@@ -27,6 +27,10 @@ class LogCorrupt(LogError, StorageFailed):
     """The log's file is damaged so that it cannot be opened or trusted to be mapped."""
 
 
+class LogUnusable(LogError, StorageFailed):
+    """The kernel does not let the log's directory be used: permissions, a file in its place, a failing disk."""
+
+
 class LogLocked(LogError, InUse):
     """Another process (or another part of this one) has the log open for writing."""
 

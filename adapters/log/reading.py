@@ -11,6 +11,7 @@ from typing import Any, Protocol, TypeVar
 from adapters.log import checkpoint
 from adapters.log.codec import EventCodec, decode_value
 from adapters.log.errors import CodecError
+from adapters.log.making import maker
 from adapters.log.record import Stored, boot_text, genesis, parse, record_hash
 from domain.errors import InvalidRequest
 from domain.events import split_key
@@ -63,11 +64,14 @@ class LogReader:
     def read(self, after: int = 0) -> Iterator[Record | Unreadable]:
         """The events after a sequence, up to where the log ends when the reading begins."""
         decode = self._codec.decode
+        make_now, make_cause = maker(Now), maker(Cause)
+        make_record: Callable[..., Record] = maker(Record)
 
         def make(fields: list[Any], digest: bytes, size: int) -> Record:
             _, seq, wall_ns, boot, boot_ns, key, version, wire, payload, cause, _ = fields
-            at = Now(wall_ns, boot_ns, boot_text(boot))
-            return Record(seq, at, key, version, wire, decode(wire, payload), Cause(*cause), digest, size)
+            event = decode(wire, payload)
+            at = make_now(wall_ns, boot_ns, boot_text(boot))
+            return make_record(seq, at, key, version, wire, event, make_cause(*cause), digest, size)
 
         return self._scan(after, self.head().seq, make)
 
@@ -129,11 +133,19 @@ class LogReader:
         data = self._rows.row(seq)
         return None if data is None else record_hash(data)
 
+    def _link_after(self, seq: int) -> bytes | None:
+        """What the record after must refer to; None where the record is damaged itself and says nothing of the next."""
+        data = self._rows.row(seq) if seq else None
+        try:
+            return self._hash_at(seq) if data is None or parse(data) else None
+        except CodecError:
+            return None
+
     def _scan(self, after: int, upto: int, make: Callable[[list[Any], bytes, int], T]) -> Iterator[T | Unreadable]:
-        link, expected = self._hash_at(after), after + 1
+        link, expected, index = self._link_after(after), after + 1, _Index(self._rows)
         for seq, data in self._rows.rows(after, upto):
             if seq != expected:
-                yield from self._missing(expected, seq)
+                yield from self._missing(expected, seq, index)
                 link = None
             expected = seq + 1
             digest, before, link = record_hash(data), link, None
@@ -146,22 +158,31 @@ class LogReader:
                     raise CodecError("it does not continue the record before: one of the two was changed")
             except CodecError as error:
                 self.whole = False
-                yield Unreadable(seq, *self._name(seq), error.text)
+                yield Unreadable(seq, *index.name(seq), error.text)
                 continue
             try:
                 yield make(fields, digest, len(data))
             except CodecError as error:
                 yield Unreadable(seq, fields[5], fields[6], error.text)
         if expected <= upto:
-            yield from self._missing(expected, upto + 1)
+            yield from self._missing(expected, upto + 1, index)
 
-    def _missing(self, begin: int, end: int) -> Iterator[Unreadable]:
+    def _missing(self, begin: int, end: int, index: "_Index") -> Iterator[Unreadable]:
         self.whole = False
         for seq in range(begin, min(end, begin + MISSING_MAX)):
-            yield Unreadable(seq, *self._name(seq), "the record is missing")
+            yield Unreadable(seq, *index.name(seq), "the record is missing")
         if end - begin > MISSING_MAX:
             yield Unreadable(begin + MISSING_MAX, "", 0, f"the records up to {end - 1} are missing")
 
-    def _name(self, seq: int) -> tuple[str, int]:
-        # a scan of the whole index, but only where a record is damaged
-        return next(((key, version) for at, key, version in self._rows.names() if at == seq), ("", 0))
+
+class _Index:
+    """Who stands at a sequence, as the index tells. Read once, and only where a record is damaged."""
+
+    def __init__(self, rows: Rows) -> None:
+        self._rows = rows
+        self._names: dict[int, tuple[str, int]] | None = None
+
+    def name(self, seq: int) -> tuple[str, int]:
+        if self._names is None:
+            self._names = {at: (key, version) for at, key, version in self._rows.names()}
+        return self._names.get(seq, ("", 0))

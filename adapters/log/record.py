@@ -1,8 +1,8 @@
 """The bytes of one record: a msgpack array and its CRC32; the chain that ties each record to the one before.
 
 Array: format, seq, wall ns, boot id, boot ns, key, version, wire name, payload, cause, hash of the record before.
-A record's hash covers all its bytes, the CRC included. The first record's link is derived from the log's id, so
-that records of another log never fit. Pure; what a payload means is the codec's business.
+The CRC stands lowest byte first; a record's hash covers it too. The first record's link is derived from the log's
+id, so that records of another log never fit. Pure; what a payload means is the codec's business.
 """
 
 import zlib
@@ -25,10 +25,10 @@ KEY_BYTES_MAX = 4096
 WIRE_BYTES_MAX = 1024
 CAUSE_BYTES_MAX = 4096
 VERSION_MAX = 2**63 - 1
+APPEND_BYTES_MAX = 64 * 1024 * 1024
 _CRC_BYTES = 4
+_CRC_RESIDUE = 0x2144DF1C  # the CRC32 of anything that its own CRC32 follows, lowest byte first
 _RECORD_BYTES_MAX = PAYLOAD_BYTES_MAX + 64 * 1024
-_FIELDS_UUID = (int, int, int, bytes, int, str, int, str, bytes, list, bytes)
-_FIELDS_TEXT = (int, int, int, str, int, str, int, str, bytes, list, bytes)
 _CAUSE = (str, str, str, int, str, str, int)
 
 
@@ -90,18 +90,25 @@ def check(entry: Entry) -> Entry:
     return entry
 
 
-def check_cause(cause: Cause) -> Cause:
-    """The cause itself, if it can be written. Raises CodecError."""
-    values = _cause_values(cause)
-    if any(type(value) is not kind for value, kind in zip(values, _CAUSE, strict=False)):
-        raise CodecError(f"cannot append event: its cause has a field of another type: {cause}")
+def check_surroundings(cause: Cause, now: Now) -> None:
+    """Raises CodecError where the cause or the time cannot be written."""
+    values, times = _cause_values(cause), (now.wall_ns, now.boot_ns, now.boot_id)
+    if tuple(map(type, values)) != _CAUSE[: len(values)] or tuple(map(type, times)) != (int, int, str):
+        raise CodecError(f"cannot append event: a field of another type in {cause} or {now}")
     try:
-        size = len(msgpack.packb(values))
+        size = len(msgpack.packb((values, times)))
     except (OverflowError, ValueError) as error:
-        raise CodecError(f"cannot append event: its cause cannot be written: {error}") from None
+        raise CodecError(f"cannot append event: its cause or time cannot be written: {error}") from None
     if size > CAUSE_BYTES_MAX:
         raise CodecError(f"cannot append event: its cause exceeds {CAUSE_BYTES_MAX} bytes")
-    return cause
+
+
+def check_all(entries: Iterable[Entry]) -> list[Entry]:
+    """The entries of one append, if they can be written. Raises CodecError."""
+    checked = [check(entry) for entry in entries]
+    if sum(len(entry.payload) for entry in checked) > APPEND_BYTES_MAX:
+        raise CodecError(f"cannot append events: together they exceed {APPEND_BYTES_MAX} bytes")
+    return checked
 
 
 def lay(head: Head, entries: Iterable[Entry], cause: Cause, now: Now) -> list[tuple[bytes, Placed]]:
@@ -120,7 +127,7 @@ def lay(head: Head, entries: Iterable[Entry], cause: Cause, now: Now) -> list[tu
 def pack(seq: int, link: bytes, at: tuple[int, bytes | str, int], entry: Entry, cause: Sequence[Any]) -> bytes:
     fields = (FORMAT, seq, *at, entry.key, entry.version, entry.wire, entry.payload, cause, link)
     body: bytes = msgpack.packb(fields)
-    return body + zlib.crc32(body).to_bytes(_CRC_BYTES, "big")
+    return body + zlib.crc32(body).to_bytes(_CRC_BYTES, "little")
 
 
 def unpack(data: bytes) -> Stored:
@@ -134,11 +141,10 @@ def parse(data: bytes) -> list[Any]:
     """The checked fields of a record in their order; `boot_text` and `Cause(*...)` give the rest their meaning."""
     if not _CRC_BYTES < len(data) <= _RECORD_BYTES_MAX:
         raise CodecError(f"the record has {len(data)} bytes")
-    body = data[:-_CRC_BYTES]
-    if zlib.crc32(body) != int.from_bytes(data[-_CRC_BYTES:], "big"):
+    if zlib.crc32(data) != _CRC_RESIDUE:
         raise CodecError("the checksum does not match")
     try:
-        fields: list[Any] = msgpack.unpackb(body)
+        fields: list[Any] = msgpack.unpackb(data[:-_CRC_BYTES])
     except Exception as error:
         # msgpack raises ValueError and a dozen of its own; none of them may leave here as a traceback
         raise CodecError(f"the record is no msgpack value ({type(error).__name__})") from None
@@ -149,11 +155,15 @@ def parse(data: bytes) -> list[Any]:
 
 
 def _check_types(fields: list[Any]) -> None:
-    kinds, cause = tuple(map(type, fields)), fields[9] if len(fields) > 9 else None
-    if kinds not in (_FIELDS_UUID, _FIELDS_TEXT) or len(fields[10]) != HASH_BYTES or fields[6] < 0:
+    if len(fields) != 11:
+        raise CodecError("the record has another number of fields than it must")
+    _, seq, wall, boot, boot_ns, key, version, wire, payload, cause, link = fields
+    # one by one because it is done for every record of a replay
+    right = type(seq) is int and type(wall) is int and type(boot_ns) is int and type(version) is int and version >= 0
+    right = right and type(key) is str and type(wire) is str and type(payload) is bytes and type(cause) is list
+    right = right and ((type(boot) is bytes and len(boot) == 16) or type(boot) is str)
+    if not right or type(link) is not bytes or len(link) != HASH_BYTES:
         raise CodecError("the record's fields have other types than they must")
-    if kinds == _FIELDS_UUID and len(fields[3]) != 16:
-        raise CodecError("the record's boot id has other than 16 bytes")
     if not cause or tuple(map(type, cause)) != _CAUSE[: len(cause)]:
         raise CodecError("the record's cause has other types than it must")
 

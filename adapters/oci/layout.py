@@ -38,6 +38,11 @@ class ContainerPaths:
         return f"{self.directory}/config.json"
 
     @property
+    def cgroup(self) -> str:
+        """The spec's cgroupsPath, so that nobody need read the spec for it."""
+        return f"{self.directory}/cgroup"
+
+    @property
     def rootfs(self) -> str:
         return f"{self.directory}/rootfs"
 
@@ -53,10 +58,6 @@ class ContainerPaths:
     def monitor(self) -> str:
         """conmon's pid, start time and boot id, written before it may go."""
         return f"{self.directory}/monitor"
-
-    @property
-    def monitor_errors(self) -> str:
-        return f"{self.directory}/monitor-errors"
 
     @property
     def pidfile(self) -> str:
@@ -108,6 +109,23 @@ class SandboxPaths:
     @property
     def owner(self) -> str:
         return f"{self.directory}/owner"
+
+    @property
+    def cgroup(self) -> str:
+        """The infra container's cgroupsPath."""
+        return f"{self.directory}/cgroup"
+
+    @property
+    def hostname(self) -> str:
+        return f"{self.directory}/hostname"
+
+    @property
+    def hosts(self) -> str:
+        return f"{self.directory}/hosts"
+
+    @property
+    def resolv_conf(self) -> str:
+        return f"{self.directory}/resolv.conf"
 
     @property
     def ipc(self) -> str:

@@ -1,0 +1,127 @@
+"""The verbose part of the status calls: one JSON text under the key `info`, for people and `crictl inspect`.
+
+Never a value that the log does not have either: of what is held back, names and lengths at most.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+from domain import events as e
+from domain.container import Container
+from domain.image import Image, PulledImage
+from domain.node import Node
+from domain.records import Digest, Head, Process
+from domain.sandbox import Sandbox
+
+
+def container(node: Node, known: Container) -> Mapping[str, str]:
+    sandbox = node.sandboxes.get(known.sandbox_id)
+    config = known.config
+    return _text(
+        {
+            "sandboxID": known.sandbox_id,
+            "pid": known.init.pid if known.init else 0,
+            "init": _process(known.init),
+            "monitor": _process(known.monitor),
+            "monitorLostAt": known.monitor_lost_at,
+            "state": known.state,
+            "version": node.versions.get(e.container_key(known.id), 0),
+            "requestHash": known.request_hash,
+            "runtimeHandler": sandbox.config.runtime_handler if sandbox else "",
+            "runtime": asdict(known.runtime) if known.runtime else None,
+            "imageId": known.image_id,
+            "evidence": asdict(known.evidence),
+            "oomKills": known.oom_kills - known.oom_kills_at_start,
+            "stop": asdict(known.stop) if known.stop else None,
+            "error": known.error,
+            "text": known.text,
+            "envs": _held_back(config.envs),
+            "commandLength": len(config.command),
+            "argsLength": len(config.args),
+            "hiddenAnnotations": _held_back(config.hidden),
+            "adjusted": [change.name for change in known.adjusted],
+            "privileged": config.security.privileged,
+            "tty": config.tty,
+        }
+    )
+
+
+def sandbox(node: Node, known: Sandbox) -> Mapping[str, str]:
+    return _text(
+        {
+            "pid": known.infra.pid if known.infra else 0,
+            "infra": _process(known.infra),
+            "state": known.state,
+            "version": node.versions.get(e.sandbox_key(known.id), 0),
+            "requestHash": known.request_hash,
+            "bootId": known.boot_id,
+            "runtimeHandler": known.config.runtime_handler,
+            "hostname": known.config.hostname,
+            "cgroupParent": known.config.cgroup_parent,
+            "logDirectory": known.config.log_directory,
+            "ips": known.ips,
+            "cniResult": _parsed(known.network),
+            "networkHeld": known.held,
+            "networkLeak": known.leak,
+            "containers": [k.id for k in node.of_sandbox(known.id)],
+            "hiddenAnnotations": _held_back(known.config.hidden),
+            "error": known.error,
+            "text": known.text,
+        }
+    )
+
+
+def image(node: Node, held: PulledImage) -> Mapping[str, str]:
+    references: list[Image] = node.references(held.image_id)
+    return _text(
+        {
+            "layers": held.layers,
+            "user": held.user,
+            "stopSignal": held.stop_signal,
+            "references": {
+                i.reference: {
+                    "state": i.state,
+                    "digest": i.held.digest if i.held else "",
+                    "version": node.versions.get(e.image_key(i.reference), 0),
+                    "source": i.source,
+                }
+                for i in references
+            },
+            "usedBy": node.image_users(held.image_id),
+        }
+    )
+
+
+def daemon(node: Node, info: Mapping[str, Any], head: Head) -> Mapping[str, str]:
+    """Everything the daemon tells of itself, and how far its log is: a journal elsewhere can prove more by it."""
+    return _text(
+        {
+            **info,
+            "logHead": {"sequence": head.seq, "hash": head.hash.hex()},
+            "quarantined": {key: asdict(held) for key, held in sorted(node.quarantined.items())},
+            "sandboxes": len(node.sandboxes),
+            "containers": len(node.containers),
+        }
+    )
+
+
+def _text(of: Mapping[str, Any]) -> Mapping[str, str]:
+    return {"info": json.dumps(of, default=str)}
+
+
+def _process(known: Process | None) -> Mapping[str, Any] | None:
+    return asdict(known) if known else None
+
+
+def _held_back(values: tuple[Digest, ...]) -> list[Mapping[str, Any]]:
+    return [{"name": value.name, "length": value.length} for value in values]
+
+
+def _parsed(text: str) -> Any:
+    """The CNI result is JSON that plugins wrote; what is not, is shown as text."""
+    try:
+        return json.loads(text) if text else None
+    except ValueError:
+        return text

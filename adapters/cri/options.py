@@ -1,0 +1,36 @@
+"""What the CRI front end is told by the composition root."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from adapters.cri.port import Check, Digester, Normalise
+from adapters.cri.sandbox_config import SandboxRules
+from adapters.cri.translate import Translator
+
+CRI_VERSION = "0.1.0"
+"""The kubelet runtime API's version, for all kubelets there are."""
+
+RUNTIME_NAME = "daybook"
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """`version`: Daybook's own. `handlers`: runtime handlers by name, besides the default. `systemd`: who has cgroups.
+
+    `digest`: keyed hash (`hashing.keyed`); `normalise`: an image reference in full; `new_id`: a fresh id; `check`:
+    refuses a container that its sandbox could never hold. `pod_network`: pods may have a network of their own.
+    """
+
+    version: str
+    digest: Digester
+    normalise: Normalise
+    new_id: Callable[[], str]
+    check: Check | None = None
+    handlers: tuple[str, ...] = ()
+    pod_network: bool = False
+    systemd: bool = False
+
+    @property
+    def translator(self) -> Translator:
+        rules = SandboxRules(self.handlers, self.pod_network)
+        return Translator(self.digest, self.normalise, self.new_id, rules, self.check)

@@ -1,0 +1,63 @@
+"""What the CRI asks of the daemon. Structural: `service` fulfils it and is never imported here."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
+
+from domain.commands import Command
+from domain.config import ContainerConfig, ContainerSecrets, SandboxConfig, SandboxSecrets
+from domain.node import Node
+from domain.records import Cause, Head, Usage
+
+Digester = Callable[[bytes], str]
+"""Keyed hash of a value that must not be known: 32 hex digits."""
+
+Check = Callable[[ContainerConfig, SandboxConfig], None]
+"""Raises InvalidRequest or Unsupported for a container that could never be made in this sandbox."""
+
+Normalise = Callable[[str], str]
+"""An image reference in its full form; raises InvalidRequest."""
+
+
+class Condition(Protocol):
+    @property
+    def ok(self) -> bool: ...
+    @property
+    def reason(self) -> str: ...
+    @property
+    def message(self) -> str: ...
+
+
+class Health(Protocol):
+    """`info` holds JSON values by name, for people."""
+
+    @property
+    def runtime(self) -> Condition: ...
+    @property
+    def network(self) -> Condition: ...
+    @property
+    def info(self) -> Mapping[str, Any]: ...
+    @property
+    def recursive_read_only(self) -> bool: ...
+
+
+class Api(Protocol):
+    """`node` may be read at any time and never changed. Everything raises `domain.errors`."""
+
+    @property
+    def node(self) -> Node: ...
+
+    async def submit(
+        self, command: Command, cause: Cause, secrets: ContainerSecrets | SandboxSecrets | None = None
+    ) -> str:
+        """Cancelling ends the wait, never the work. Returns the id that the reply carries."""
+        ...
+
+    def secrets(self, name: str) -> ContainerSecrets | SandboxSecrets | None: ...
+
+    def health(self) -> Health: ...
+
+    def head(self) -> Head: ...
+
+    async def image_usage(self) -> Usage: ...
+
+    def on_change(self, changed: Callable[[str], None]) -> None: ...

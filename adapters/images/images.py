@@ -1,0 +1,411 @@
+"""The port `Images` over skopeo and containers-storage.
+
+A pull asks the registry once what the reference means (`inspect --raw`: the digest of exactly those bytes, the index's
+for a multi-arch tag), copies, checks that what was copied is what was meant, finds the image whole, syncs it, answers.
+Every run has a directory of its own; whatever ends the run, the directory goes and, when no other run is on, so does
+what a kill leaves in the store. Layers that a broken pull had finished stay for the retry until `clean`.
+"""
+
+import asyncio
+import contextlib
+import hashlib
+import logging
+import threading
+import time
+import uuid
+from collections.abc import AsyncIterator, Mapping, Sequence
+from pathlib import Path
+
+from adapters.images import strays
+from adapters.images.book import Book
+from adapters.images.config import BadConfig, ImageConfig, read_object
+from adapters.images.process import Ledger, uncancelled
+from adapters.images.reference import Reference, image_hex, is_digest, parse
+from adapters.images.skopeo import SHORT_S, STRAY_NAME, Credentials, Settings, Skopeo, source_of
+from adapters.images.store import MANIFEST_MAX, Index, Layer, Store, StoredImage
+from adapters.images.sync import count_inodes, sync_image
+from adapters.images.threads import Threads
+from domain.errors import PullFailed, StorageFailed, TimedOut
+from domain.image import PulledImage
+from domain.observations import ImageObservation, ImageState
+from domain.records import Usage
+
+SYNC_S = 600.0
+CLEAN_S = 120.0
+MOVED_TRIES = 3
+_log = logging.getLogger(__name__)
+
+
+class SkopeoImages:
+    """The store at `root` (on disk) and `run` (state of a boot); `pulls` holds one directory per run, beside `root`."""
+
+    def __init__(self, root: Path, run: Path, pulls: Path, boot_id: str, settings: Settings | None = None) -> None:
+        settings = settings or Settings()
+        self.store = Store(root)
+        self._skopeo = Skopeo(root, run, pulls, settings)
+        self._book = Book(pulls / "names")
+        self._root, self._run, self._pulls, self._boot_id = root, run, pulls, boot_id
+        self._places = asyncio.Semaphore(settings.at_once)
+        self._threads = Threads(4)
+        self._active: set[Path] = set()
+        self._quiet = asyncio.Lock()
+        self._clean_first = True
+        self._synced: set[str] | None = None
+        self._inodes: dict[str, int] = {}
+
+    # --- the port ----------------------------------------------------------------------------------------------------
+
+    async def pull(self, reference: str, source: str = "", *, credentials: Credentials | None = None) -> PulledImage:
+        """Brings the image here, whole and synced. `source`: empty, `oci:PATH[:TAG]` or `docker-archive:PATH[:REF]`.
+
+        Raises InvalidRequest, RegistryUnavailable, PullFailed, StorageFailed, TimedOut. Cancelled, it leaves nothing
+        but whole layers, within about a second.
+        """
+        wanted = parse(reference)
+        origin = source_of(wanted, source)
+        async with self._places:
+            if self._clean_first:
+                await self.clean()
+            async with self._running() as ledger:
+                self._book.forget(str(wanted))
+                try:
+                    image, digest = await self._fetch(wanted, origin, ledger, credentials)
+                except TimedOut as error:
+                    raise TimedOut(f"cannot pull image {wanted}: {error.text}") from error
+                await self._sync(image)
+                self._note(wanted, image, digest)
+        return _pulled(image, digest)
+
+    async def remove(self, image_id: str) -> None:
+        """The image with all its names and every layer that no other needs; absent already is fine.
+
+        Raises InvalidRequest, StorageFailed, TimedOut. Not known here: whether a live root lies over its layers.
+        """
+        known = image_hex(image_id)
+        if known not in self.store.index().images:
+            return
+        async with self._running() as ledger:
+            self._book.forget_image(f"sha256:{known}")
+            await self._delete(known, ledger)
+
+    def present(self, image_id: str) -> bool:
+        """Whether the store has it whole."""
+        return isinstance(self.store.image(image_hex(image_id)), StoredImage)
+
+    async def clean(self) -> None:
+        """Ends and removes what broken pulls left; what lies in the store itself only while nothing else runs.
+
+        Raises StorageFailed, TimedOut.
+        """
+        async with self._quiet:
+            left = await self._threads.run("list broken pulls", CLEAN_S, strays.leftovers, self._pulls, self._active)
+            for one in left:
+                await self._threads.run("end a broken pull", CLEAN_S, strays.end_processes, one)
+            if not self._active:
+                await self._clean_store(left)
+            await self._settle(left)
+            for one in left:
+                await self._threads.run("remove a broken pull", CLEAN_S, strays.remove_tree, one.directory)
+            self._clean_first = False
+
+    def observe(self) -> ImageObservation:
+        """What the store has, what references meant. Blocking: what a daemon killed in this boot pulled is synced."""
+        try:
+            left = strays.leftovers(self._pulls, self._active)
+            index = self.store.index()
+            tainted = self._tainted(index, left)
+            same_boot = all(one.boot_id == self._boot_id for one in left)
+            states: dict[str, ImageState] = {}
+            for known in index.images:
+                image = self.store.image(known, fresh=True)
+                whole = isinstance(image, StoredImage)
+                if isinstance(image, StoredImage) and (unsure := [la for la in image.layers if la.id in tainted]):
+                    whole = same_boot
+                    if same_boot:
+                        self._sync_now(image, unsure, threading.Event())
+                states[f"sha256:{known}"] = ImageState.COMPLETE if whole else ImageState.INCOMPLETE
+            return ImageObservation(images=states, names=self._names(states), stray=self._strays(index, left))
+        except StorageFailed as error:
+            return ImageObservation(readable=False, text=error.text)
+
+    async def usage(self) -> Usage:
+        """Bytes as the index tells them; inodes counted once per layer. Raises StorageFailed, TimedOut."""
+        index = self.store.index()
+        missing = [layer.id for layer in index.layers.values() if layer.complete and layer.id not in self._inodes]
+        for layer in missing:
+            self._inodes[layer] = await self._threads.run("count inodes", SYNC_S, count_inodes, self.store.diff(layer))
+        for gone in self._inodes.keys() - index.layers.keys():
+            del self._inodes[gone]
+        data = sum(sum(entry.data.values()) for entry in index.images.values())
+        return Usage(
+            at_ns=time.time_ns(),
+            bytes=data + sum(layer.size for layer in index.layers.values()),
+            inodes=sum(self._inodes.values()) + sum(len(entry.data) + 1 for entry in index.images.values()),
+            mountpoint=str(self._root),
+        )
+
+    # --- for the runtime adapter -------------------------------------------------------------------------------------
+
+    def image_config(self, image_id: str) -> ImageConfig:
+        """Raises StorageFailed when the store does not have the image whole."""
+        return self._whole(image_id).config
+
+    def layers(self, image_id: str) -> tuple[Path, ...]:
+        """Lower directories of an overlay, top first; empty for an image without layers. Raises StorageFailed."""
+        return tuple(self.store.diff(layer.id) for layer in self._whole(image_id).layers)
+
+    async def close(self) -> None:
+        """Undoes the mounts that skopeo leaves in the store. Not while a run is on."""
+        if not self._active:
+            await self._threads.run("clear the image store", CLEAN_S, strays.clear_store, self.store.overlay)
+
+    def _whole(self, image_id: str) -> StoredImage:
+        image = self.store.image(image_hex(image_id))
+        if isinstance(image, StoredImage):
+            return image
+        raise StorageFailed(f"cannot use image {image_id}: {image or 'the store does not have it'}")
+
+    # --- one pull ----------------------------------------------------------------------------------------------------
+
+    async def _fetch(
+        self, wanted: Reference, origin: str, ledger: Ledger, credentials: Credentials | None
+    ) -> tuple[StoredImage, str]:
+        """Copies unless the store has exactly what the reference means under this name; image and digest meant."""
+        for _ in range(MOVED_TRIES):
+            digest, instances = await self._meaning(wanted, origin, ledger, credentials)
+            if (held := self._held(wanted, digest)) is not None:
+                return held, digest
+            before = frozenset(self.store.index().images)
+            copied = await self._skopeo.copy(wanted, origin, ledger, credentials)
+            image = await self._copied(wanted, copied, before, ledger)
+            if not instances or copied in instances:
+                return image, digest or copied
+            _log.info("%s moved while it was pulled", wanted)
+        raise PullFailed(f"cannot pull image {wanted}: it changed {MOVED_TRIES} times while it was pulled")
+
+    async def _meaning(
+        self, wanted: Reference, origin: str, ledger: Ledger, credentials: Credentials | None
+    ) -> tuple[str, frozenset[str]]:
+        """The digest that the reference names, and the manifests that a copy may then bring (none: it brings that one).
+
+        By digest the registry is asked only when nothing may be left to copy: that it still lets us have it. An archive
+        has no manifest to name.
+        """
+        if origin.startswith("docker-archive:") or (wanted.digest and self._held(wanted, wanted.digest) is None):
+            return wanted.digest, frozenset()
+        raw = await self._skopeo.inspect(wanted, origin, ledger, credentials)
+        digest = "sha256:" + hashlib.sha256(raw).hexdigest()
+        if wanted.digest and wanted.digest != digest:
+            raise PullFailed(f"cannot pull image {wanted}: the source has {digest} in its place")
+        return digest, _instances(raw, digest, wanted)
+
+    async def _copied(self, wanted: Reference, copied: str, before: frozenset[str], ledger: Ledger) -> StoredImage:
+        """What the store has under this name after a copy. If it is refused and was not there before, it goes again."""
+        entry = self.store.named(str(wanted))
+        if entry is None:
+            raise PullFailed(f"cannot pull image {wanted}: the store does not have it after the copy")
+        image = self.store.image(entry.id, fresh=True)
+        if not isinstance(image, StoredImage):
+            why = image or "it vanished after the copy"
+        elif wanted.digest and wanted.digest not in image.manifests:
+            why = f"the source has {copied} in its place"
+        else:
+            return image
+        if entry.id not in before:
+            await self._delete(entry.id, ledger)
+        raise PullFailed(f"cannot pull image {wanted}: {why}")
+
+    def _held(self, wanted: Reference, digest: str) -> StoredImage | None:
+        """The whole image that the store already has under this very name and manifest digest."""
+        entry = self.store.named(str(wanted))
+        if entry is None or not digest or f"manifest-{digest}" not in entry.data:
+            return None
+        image = self.store.image(entry.id, fresh=True)
+        return image if isinstance(image, StoredImage) else None
+
+    async def _sync(self, image: StoredImage) -> None:
+        """New layers and the index; layers that are known to be on disk are left out."""
+        if self._synced is None:
+            self._synced = set()
+        unsure = [layer for layer in image.layers if layer.id not in self._synced]
+        stop = threading.Event()
+        work = asyncio.ensure_future(
+            self._threads.run("sync an image", SYNC_S, self._sync_now, image, unsure, stop),
+        )
+        try:
+            await asyncio.shield(work)
+        except asyncio.CancelledError:
+            stop.set()
+            with contextlib.suppress(Exception):
+                await uncancelled(work)
+            raise
+
+    def _sync_now(self, image: StoredImage, unsure: Sequence[Layer], stop: threading.Event) -> None:
+        image_dir = self.store.data_path(image.id, "manifest").parent
+        directories = [self.store.overlay / layer.id for layer in unsure]
+        self._inodes.update(sync_image(self._root, image_dir, directories, stop))
+        if self._synced is not None:
+            self._synced.update(layer.id for layer in unsure)
+
+    # --- runs of skopeo ----------------------------------------------------------------------------------------------
+
+    @contextlib.asynccontextmanager
+    async def _running(self) -> AsyncIterator[Ledger]:
+        """A directory for one run; removed at the end, and with it what a failed or killed run left."""
+        async with self._quiet:
+            if self._synced is None:
+                left = strays.leftovers(self._pulls, self._active)
+                self._synced = set(self.store.index().layers) - self._tainted(self.store.index(), left)
+            ledger = Ledger(self._pulls / uuid.uuid4().hex, self._boot_id, sorted(self._synced))
+            self._active.add(ledger.directory)
+        whole = False
+        try:
+            await self._threads.run("begin a pull", SHORT_S, self._make, ledger)
+            yield ledger
+            whole = True
+        finally:
+            await uncancelled(self._end(ledger, whole=whole))
+
+    def _make(self, ledger: Ledger) -> None:
+        try:
+            for directory in (self._root, self._run, self._pulls):
+                directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            ledger.make()
+            self._skopeo.prepare()
+        except OSError as error:
+            raise StorageFailed(f"cannot make directories of the image store: {error.strerror}") from error
+
+    async def _end(self, ledger: Ledger, *, whole: bool) -> None:
+        try:
+            await self._threads.run("end a pull", CLEAN_S, strays.remove_tree, ledger.directory)
+        finally:
+            self._active.discard(ledger.directory)
+        if not whole:
+            async with self._quiet:
+                if not self._active:
+                    await self._clear(self.store.index())
+
+    async def _delete(self, known: str, ledger: Ledger) -> None:
+        said = await self._skopeo.delete(known, ledger)
+        if known in self.store.index().images:
+            raise StorageFailed(f"cannot remove image sha256:{known}: {said}")
+
+    def _note(self, wanted: Reference, image: StoredImage, digest: str) -> None:
+        try:
+            self._book.note(str(wanted), f"sha256:{image.id}", digest)
+        except OSError as error:
+            raise StorageFailed(f"cannot note what {wanted} means: {error.strerror}") from error
+
+    def _names(self, states: Mapping[str, ImageState]) -> dict[str, PulledImage]:
+        found: dict[str, PulledImage] = {}
+        for reference, (image_id, digest) in self._book.entries().items():
+            image = self.store.image(image_hex(image_id))
+            if states.get(image_id) is ImageState.COMPLETE and isinstance(image, StoredImage):
+                found[reference] = _pulled(image, digest)
+        return found
+
+    # --- strays ------------------------------------------------------------------------------------------------------
+
+    def _tainted(self, index: Index, left: Sequence[strays.Leftover]) -> set[str]:
+        """Layers that may not be on disk yet: those that no ledger of a broken pull knew as synced."""
+        if not left:
+            return set()
+        known = frozenset().union(*(one.known for one in left)) | (self._synced or set())
+        return set(index.layers) - known
+
+    def _strays(self, index: Index, left: Sequence[strays.Leftover]) -> tuple[str, ...]:
+        found = [f"pull {one.directory.name}" for one in left]
+        found += [f"index {text}" for text in index.odd]
+        if not self._active:
+            found += [f"layer {layer.id}" for layer in index.layers.values() if not layer.complete]
+            found += [f"layer {layer.id}" for layer in index.orphans()]
+            found += [f"image {known}" for known in self._nameless(index)]
+            found += [f"directory {path}" for path in strays.odd_directories(self.store.overlay)]
+            points = strays.store_mounts(self.store.overlay)
+            found += [f"mount {point}" for point in points if point != self.store.overlay]
+        return tuple(found)
+
+    def _nameless(self, index: Index) -> tuple[str, ...]:
+        """Entries of broken pulls: without a name and not whole. Whole ones without a name lost it to a newer image."""
+        return tuple(
+            known
+            for known, entry in index.images.items()
+            if (not entry.names and not isinstance(self.store.image(known, fresh=True), StoredImage))
+            or entry.names == (STRAY_NAME,)
+        )
+
+    async def _clean_store(self, left: Sequence[strays.Leftover]) -> None:
+        """Nameless entries, incomplete and orphaned layers, and what another boot's broken pull never synced."""
+        index = self.store.index()
+        lost = self._tainted(index, [one for one in left if one.boot_id != self._boot_id]) if left else set()
+        doomed = [
+            known
+            for known, entry in index.images.items()
+            if lost.intersection(layer.id for layer in index.chain(entry.layer) or ())
+        ]
+        async with self._own_run() as ledger:
+            for known in {*doomed, *self._nameless(index)}:
+                await self._delete(known, ledger)
+            for _ in range(len(self.store.index().layers)):
+                orphans = self.store.index().orphans()
+                if not orphans:
+                    break
+                chain = self.store.index().chain(orphans[0].id) or ()
+                await self._delete(await self._skopeo.adopt(chain[::-1], ledger), ledger)
+        await self._clear(self.store.index())
+
+    async def _clear(self, index: Index) -> None:
+        """Incomplete layers (a deletion removes them), trial directories, mounts."""
+        if any(not layer.complete for layer in index.layers.values()):
+            async with self._own_run() as ledger:
+                await self._delete(await self._skopeo.adopt((), ledger), ledger)
+        await self._threads.run("clear the image store", CLEAN_S, strays.clear_store, self.store.overlay)
+
+    @contextlib.asynccontextmanager
+    async def _own_run(self) -> AsyncIterator[Ledger]:
+        """A run of the clean-up itself, which holds `_quiet`: directory and ledger, nothing after it."""
+        ledger = Ledger(self._pulls / uuid.uuid4().hex, self._boot_id, sorted(self.store.index().layers))
+        self._active.add(ledger.directory)
+        try:
+            await self._threads.run("begin a clean-up", SHORT_S, self._make, ledger)
+            yield ledger
+        finally:
+            self._active.discard(ledger.directory)
+            await uncancelled(
+                self._threads.run("end a clean-up", CLEAN_S, strays.remove_tree, ledger.directory),
+            )
+
+    async def _settle(self, left: Sequence[strays.Leftover]) -> None:
+        """Before the ledgers of this boot's broken pulls go: what they finished is synced, or not known as synced."""
+        index = self.store.index()
+        tainted = self._tainted(index, left)
+        if self._synced is None:
+            self._synced = set(index.layers) - tainted
+        for known in index.images:
+            image = self.store.image(known)
+            if isinstance(image, StoredImage) and tainted.intersection(layer.id for layer in image.layers):
+                await self._sync(image)
+
+
+def _pulled(image: StoredImage, digest: str) -> PulledImage:
+    return PulledImage(
+        image_id=f"sha256:{image.id}",
+        digest=digest,
+        layers=image.config.diff_ids,
+        size=image.size,
+        user=image.config.user,
+        stop_signal=image.config.stop_signal,
+    )
+
+
+def _instances(raw: bytes, digest: str, wanted: Reference) -> frozenset[str]:
+    """Digests of manifests that a manifest or index stands for: itself, and what an index lists."""
+    try:
+        document = read_object(raw, MANIFEST_MAX)
+    except BadConfig as error:
+        raise PullFailed(f"cannot pull image {wanted}: its manifest is refused: {error}") from error
+    if document.get("schemaVersion") != 2:
+        raise PullFailed(f"cannot pull image {wanted}: its manifest is not of schema version 2")
+    listed = document.get("manifests")
+    found = {item.get("digest") for item in listed if isinstance(item, dict)} if isinstance(listed, list) else set()
+    return frozenset({digest, *(d for d in found if isinstance(d, str) and is_digest(d))})

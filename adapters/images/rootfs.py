@@ -1,0 +1,248 @@
+"""Overlay root file systems of containers: by the new mount API, by mount(2) where the kernel lacks it.
+
+Rule 1: the lower directories are layers of our own store, nothing else. Rule 2: a root whose /dev, /proc or /sys is not
+a directory is refused before it is attached anywhere (CVE-2026-41579, CVE-2023-28642). Rule 3: mounts are private, and
+the directory they lie in is made private first, so that they do not travel into other mount namespaces.
+"""
+
+import contextlib
+import ctypes
+import errno
+import logging
+import os
+import re
+import stat
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from adapters.images.threads import Threads
+from domain.errors import InvalidRequest, StorageFailed
+
+MOUNT_S = 30.0
+BUSY_TRIES = 20
+FSCONFIG_MAX = 255
+
+_FSOPEN, _FSCONFIG, _FSMOUNT, _MOVE_MOUNT = 430, 431, 432, 429  # the same numbers on every architecture since 5.2
+_FSCONFIG_SET_STRING, _FSCONFIG_CMD_CREATE = 1, 6
+_MS_BIND, _MS_PRIVATE = 0x1000, 1 << 18
+_MNT_DETACH, _UMOUNT_NOFOLLOW = 2, 8
+_MOVE_MOUNT_F_EMPTY_PATH = 4
+_AT_FDCWD = -100
+_CLOEXEC = 1
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_libc.syscall.restype = ctypes.c_long
+_log = logging.getLogger(__name__)
+
+
+class RootMounts:
+    """Mounts over the layers of the store at `root`. `detached` counts the unmounts that had to be lazy."""
+
+    def __init__(self, root: Path, *, threads: Threads | None = None) -> None:
+        self.detached = 0
+        self._overlay = root / "overlay"
+        self._threads = threads or Threads()
+
+    async def prepare(self, directory: Path) -> None:
+        """Makes the directory under which roots will be mounted a private mount, if its mount is shared. Idempotent."""
+        await self._threads.run(f"make {directory} private", MOUNT_S, make_private, directory)
+
+    async def mount(self, lowers: Sequence[Path], upper: Path, work: Path, target: Path) -> None:
+        """Mounts a root at `target`; `lowers` top first. A mount that is there already is replaced.
+
+        Raises StorageFailed, TimedOut; InvalidRequest for a lower directory that is not the store's.
+        """
+        for lower in lowers:
+            if not self._is_ours(lower):
+                raise InvalidRequest(f"cannot mount root {target}: {lower} is not a layer of the image store")
+        await self._threads.run(f"mount root {target}", MOUNT_S, self._mount, tuple(lowers), upper, work, target)
+
+    async def unmount(self, target: Path) -> None:
+        """Until nothing is mounted at `target`, which need not exist. Raises StorageFailed, TimedOut."""
+        await self._threads.run(f"unmount root {target}", MOUNT_S, self._unmount, target)
+
+    def _is_ours(self, lower: Path) -> bool:
+        return (
+            lower.name == "diff"
+            and re.fullmatch(r"[0-9a-f]{64}", lower.parent.name) is not None
+            and lower.parent.parent == self._overlay
+            and not lower.is_symlink()
+            and not lower.parent.is_symlink()
+        )
+
+    def _mount(self, lowers: tuple[Path, ...], upper: Path, work: Path, target: Path) -> None:
+        self._unmount(target)
+        mount_overlay(lowers, upper, work, target)
+
+    def _unmount(self, target: Path) -> None:
+        if unmount(target):
+            self.detached += 1
+
+
+def mount_overlay(lowers: Sequence[Path], upper: Path, work: Path, target: Path, *, old_api: bool = False) -> None:
+    """One overlay mount. Makes `upper`, `work` and `target` where missing. Raises StorageFailed."""
+    try:
+        for directory in (upper, work, target):
+            directory.mkdir(mode=0o755, parents=True, exist_ok=True)
+        if not lowers:  # an image without layers: overlay wants one lower directory
+            empty = work.parent / "empty"
+            empty.mkdir(mode=0o755, exist_ok=True)
+            lowers = (empty,)
+        if old_api or not _mount_new(lowers, upper, work, target):
+            _mount_old(lowers, upper, work, target)
+    except OSError as error:
+        raise StorageFailed(f"cannot mount root {target}: {error.strerror or error}") from error
+
+
+def unmount(target: Path) -> bool:
+    """Unmounts everything stacked at `target`; True when a mount stayed busy and was only detached.
+
+    Raises StorageFailed. The mount's files stay in use by whoever holds them after a detach.
+    """
+    tries, detached = 0, False
+    path = os.fsencode(target)
+    while True:
+        flags = _UMOUNT_NOFOLLOW | (_MNT_DETACH if detached else 0)
+        if _libc.umount2(path, flags) == 0:
+            continue
+        number = ctypes.get_errno()
+        if number in (errno.EINVAL, errno.ENOENT):
+            return detached
+        if number != errno.EBUSY or detached:
+            raise StorageFailed(f"cannot unmount {target}: {os.strerror(number)}")
+        tries += 1
+        if tries >= BUSY_TRIES:
+            _log.warning("%s stays busy: detaching it", target)
+            detached = True
+        else:
+            time.sleep(0.01)
+
+
+def mounts_below(directory: Path) -> tuple[Path, ...]:
+    """Mount points at or below a directory in this mount namespace, the newest first."""
+    inside = os.path.realpath(directory)
+    found = []
+    for fields in _mountinfo():
+        point = re.sub(r"\\([0-7]{3})", lambda m: chr(int(m[1], 8)), fields[4])
+        if point == inside or point.startswith(inside + "/"):
+            found.append(Path(point))
+    return tuple(reversed(found))
+
+
+def make_private(directory: Path) -> None:
+    """Raises StorageFailed."""
+    inside, best = os.path.realpath(directory), ("", False)
+    for fields in _mountinfo():
+        point = fields[4]
+        if inside == point or inside.startswith(point.rstrip("/") + "/"):
+            shared = any(option.startswith("shared:") for option in fields[6 : fields.index("-")])
+            best = max(best, (point, shared), key=lambda mount: len(mount[0]))
+    if not best[1]:
+        return
+    path = os.fsencode(directory)
+    steps = [(None, _MS_PRIVATE)] if best[0] == inside else [(path, _MS_BIND), (None, _MS_PRIVATE)]
+    for source, flags in steps:
+        if _libc.mount(source, path, None, ctypes.c_ulong(flags), None) != 0:
+            raise StorageFailed(f"cannot make {directory} a private mount: {os.strerror(ctypes.get_errno())}")
+
+
+def _mount_new(lowers: Sequence[Path], upper: Path, work: Path, target: Path) -> bool:
+    """False when this kernel lacks the calls (5.2) or `lowerdir+` (6.5)."""
+    try:
+        context = _call(_FSOPEN, b"overlay", _CLOEXEC)
+    except OSError as error:
+        if error.errno == errno.ENOSYS:
+            return False
+        raise
+    mount = -1
+    try:
+        with contextlib.ExitStack() as stack:
+            for lower in lowers:
+                try:
+                    _configure(context, b"lowerdir+", _short(stack, lower, FSCONFIG_MAX))
+                except OSError as error:
+                    if error.errno == errno.EINVAL:
+                        return False
+                    raise
+            _configure(context, b"upperdir", _short(stack, upper, FSCONFIG_MAX))
+            _configure(context, b"workdir", _short(stack, work, FSCONFIG_MAX))
+            _configure(context, b"source", "overlay")
+        _call(_FSCONFIG, context, _FSCONFIG_CMD_CREATE, None, None, 0)
+        mount = _call(_FSMOUNT, context, _CLOEXEC, 0)
+        _refuse_odd_root(mount, target)
+        _call(_MOVE_MOUNT, mount, b"", _AT_FDCWD, os.fsencode(target), _MOVE_MOUNT_F_EMPTY_PATH)
+    finally:
+        os.close(context)
+        if mount >= 0:
+            os.close(mount)
+    _privatise(target)
+    return True
+
+
+def _mount_old(lowers: Sequence[Path], upper: Path, work: Path, target: Path) -> None:
+    """The options have to fit into a page, hence directories by descriptor; the check can only follow the mount."""
+    with contextlib.ExitStack() as stack:
+        joined = ":".join(_short(stack, lower, 0) for lower in lowers)
+        options = f"lowerdir={joined},upperdir={_short(stack, upper, 0)},workdir={_short(stack, work, 0)}".encode()
+        if len(options) >= os.sysconf("SC_PAGE_SIZE"):
+            raise OSError(errno.E2BIG, f"{len(lowers)} layers do not fit into a mount call of this kernel")
+        if _libc.mount(b"overlay", os.fsencode(target), b"overlay", ctypes.c_ulong(0), options) != 0:
+            number = ctypes.get_errno()
+            raise OSError(number, os.strerror(number))
+    _privatise(target)
+    fd = os.open(target, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        _refuse_odd_root(fd, target)
+    except StorageFailed:
+        os.close(fd)
+        fd = -1
+        unmount(target)
+        raise
+    finally:
+        if fd >= 0:
+            os.close(fd)
+
+
+def _short(stack: contextlib.ExitStack, directory: Path, limit: int) -> str:
+    """The path itself, or one by descriptor where it is longer than the interface takes."""
+    if len(os.fsencode(directory)) <= limit:
+        return str(directory)
+    fd = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    stack.callback(os.close, fd)
+    return f"/proc/self/fd/{fd}"
+
+
+def _refuse_odd_root(root_fd: int, target: Path) -> None:
+    for name in ("dev", "proc", "sys"):
+        try:
+            found = os.stat(name, dir_fd=root_fd, follow_symlinks=False)
+        except FileNotFoundError:
+            continue
+        if not stat.S_ISDIR(found.st_mode):
+            raise StorageFailed(f"cannot mount root {target}: /{name} in the image is not a directory")
+
+
+def _privatise(target: Path) -> None:
+    if _libc.mount(None, os.fsencode(target), None, ctypes.c_ulong(_MS_PRIVATE), None) != 0:
+        number = ctypes.get_errno()
+        unmount(target)
+        raise OSError(number, os.strerror(number))
+
+
+def _configure(context: int, key: bytes, value: str) -> None:
+    _call(_FSCONFIG, context, _FSCONFIG_SET_STRING, key, os.fsencode(value), 0)
+
+
+def _call(number: int, *arguments: int | bytes | None) -> int:
+    words = [ctypes.c_long(a) if isinstance(a, int) else ctypes.c_char_p(a) for a in arguments]
+    result = int(_libc.syscall(ctypes.c_long(number), *words))
+    if result < 0:
+        code = ctypes.get_errno()
+        raise OSError(code, os.strerror(code))
+    return result
+
+
+def _mountinfo() -> list[list[str]]:
+    with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as file:
+        return [line.split(" ") for line in file.read().splitlines()]

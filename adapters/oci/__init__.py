@@ -1,0 +1,10 @@
+"""Containers and pods on runc (or its like) and conmon.
+
+tasks      `service.ports.Tasks`: create, start, stop, tidy, remove, wait      sandboxes  `service.ports.Sandboxes`
+sweep      one read-only look at all of them (observe)                         fake       both, in memory, for tests
+spec       what was asked -> OCI runtime spec, pure; with mounts, devices, resources, capabilities, seccomp, users
+layout     every path, a pure function of an id      lookup   what the spec needs to know of host and root file system
+runc       the runtime's arguments and versions      monitor  conmon: start, ledger, exit file
+process    the one function that spawns; identity    cgroups  members, killing, OOM counter, v1 and v2
+logpath    may a container log there?                files, kernel, threads: small files, system calls, blocking calls
+"""

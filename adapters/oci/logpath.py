@@ -1,0 +1,63 @@
+"""Where a container may log. conmon opens the path itself and follows symlinks, so it is judged before.
+
+The pod's log directory is the kubelet's and trusted; everything below it must be ours or root's alone. What remains is
+a window that only root could use (CVE-2025-0750, CVE-2026-53489).
+"""
+
+import contextlib
+import os
+import stat
+
+from domain.errors import InvalidRequest
+
+DIRECTORY_MODE = 0o755
+
+
+def check(log_directory: str, log_path: str) -> None:
+    """Makes the missing directories; raises InvalidRequest where the path leaves the directory or cannot be trusted.
+
+    `log_path` is absolute, as the container's record has it.
+    """
+    top = log_directory.rstrip("/")
+    if not log_path.startswith("/") or os.path.normpath(log_path) != log_path or "\0" in log_path:
+        raise InvalidRequest(f"log path {log_path[:200]!r} is not a clean absolute path")
+    if not all(char.isprintable() and char != ":" for char in log_path):
+        # conmon takes what stands before a colon for the name of a log driver.
+        raise InvalidRequest(f"log path {log_path[:200]!r} contains a colon or a control character")
+    if not top or not log_path.startswith(f"{top}/"):
+        raise InvalidRequest(f"log path {log_path[:200]!r} is not below the log directory {top[:200]!r}")
+    os.makedirs(top, DIRECTORY_MODE, exist_ok=True)
+    here = os.open(top, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        *between, name = log_path[len(top) + 1 :].split("/")
+        for part in between:
+            here = _enter(here, part, log_path)
+        _check_file(here, name, log_path)
+    finally:
+        os.close(here)
+
+
+def _enter(parent: int, part: str, log_path: str) -> int:
+    with contextlib.suppress(FileExistsError):
+        os.mkdir(part, DIRECTORY_MODE, dir_fd=parent)
+    try:
+        fd = os.open(part, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent)
+    except OSError as error:
+        raise InvalidRequest(f"log path {log_path[:200]!r}: {part!r} is not a directory") from error
+    found = os.fstat(fd)
+    if found.st_uid != os.geteuid() or found.st_mode & 0o022:
+        os.close(fd)
+        raise InvalidRequest(f"log path {log_path[:200]!r}: others may write in {part!r}")
+    os.close(parent)
+    return fd
+
+
+def _check_file(parent: int, name: str, log_path: str) -> None:
+    try:
+        found = os.stat(name, dir_fd=parent, follow_symlinks=False)
+    except FileNotFoundError:
+        return
+    if not stat.S_ISREG(found.st_mode):
+        raise InvalidRequest(f"log path {log_path[:200]!r} is not a regular file")
+    if found.st_nlink != 1:
+        raise InvalidRequest(f"log path {log_path[:200]!r} has {found.st_nlink} links")

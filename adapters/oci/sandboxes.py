@@ -1,0 +1,225 @@
+"""Pods without a pause container where it can be: pinned namespaces, one /dev/shm, and an infra process if need be.
+
+`service.ports.Sandboxes` on the real machine. A namespace is made by a throwaway thread and pinned by a bind mount on
+a file; the infra process (only where the pod shares its pid namespace) is catatonit's pause, straight under runc.
+"""
+
+import asyncio
+import os
+import signal
+import threading
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from typing import Any
+
+from adapters.oci import cgroups, files, kernel, lookup, process, runc, spec, sweep
+from adapters.oci.layout import DIRECTORY_MODE, Layout, SandboxPaths
+from adapters.oci.threads import Threads
+from domain.config import DnsConfig, NamespaceMode
+from domain.errors import Failure, InvalidRequest, RuntimeFailed, StorageFailed, TimedOut
+from domain.observations import SandboxObservation
+from domain.records import Process
+from domain.sandbox import Sandbox
+
+SHM_OPTIONS = "mode=1777,size=65536k"
+SHM_FLAGS = kernel.MS_NOSUID | kernel.MS_NODEV | kernel.MS_NOEXEC
+HOST_FILE_MAX = 1024 * 1024
+
+
+class Sandboxes:
+    def __init__(
+        self,
+        layout: Layout,
+        *,
+        runtime: str = "/usr/sbin/runc",
+        pause: str = "/usr/bin/catatonit",
+        runtime_s: float = 60.0,
+        kill_s: float = 30.0,
+    ) -> None:
+        self.layout = layout
+        self._runtime = runc.Runtime(runtime, layout.infra_root, runtime_s)
+        self._pause = pause
+        self._kill_s = kill_s
+        self._threads = Threads()
+        files.prepare(layout)
+
+    async def set_up(self, sandbox_id: str, sandbox: Sandbox, mark: Mapping[str, Any]) -> Process | None:
+        """First removes what an earlier attempt left. Returns the infra process where the pod has one."""
+        paths = self.layout.sandbox(sandbox_id)
+        await self.remove(sandbox_id)
+        await self._threads.call(self._make, paths, sandbox, mark)
+        if not sandbox.own_pid_namespace:
+            return None
+        await self._threads.call(self._make_infra, paths, sandbox)
+        return await self._start_infra(sandbox_id, paths, ":" in _cgroup(paths))
+
+    def _make(self, paths: SandboxPaths, sandbox: Sandbox, mark: Mapping[str, Any]) -> None:
+        try:
+            os.mkdir(paths.directory, DIRECTORY_MODE)
+            files.write_owner(paths.owner, mark)
+            os.mkdir(paths.run, DIRECTORY_MODE)
+            write_etc(paths, sandbox)
+            if sandbox.config.namespaces.ipc is NamespaceMode.POD:
+                make_shm(paths.shm)
+                pin({"ipc": paths.ipc})
+        except OSError as error:
+            raise StorageFailed(f"{error.filename}: {os.strerror(error.errno or 0)}") from error
+
+    def _make_infra(self, paths: SandboxPaths, sandbox: Sandbox) -> None:
+        ipc = paths.ipc if sandbox.config.namespaces.ipc is NamespaceMode.POD else ""
+        built = spec.infra(sandbox, paths.infra_rootfs, self._pause, ipc, lookup.oom_score_floor())
+        os.mkdir(paths.infra, DIRECTORY_MODE)
+        os.mkdir(paths.infra_rootfs, 0o755)
+        # On disk, not in `run`: the cgroup must be found whatever else is lost.
+        files.write(paths.cgroup, built["linux"]["cgroupsPath"].encode())
+        files.write_json(paths.infra_config, built)
+
+    async def _start_infra(self, sandbox_id: str, paths: SandboxPaths, systemd: bool) -> Process:
+        words = ["--log", paths.infra_log, *(["--systemd-cgroup"] if systemd else [])]
+        create = ["create", "--bundle", paths.infra, "--pid-file", paths.infra_pidfile, sandbox_id]
+        argv = self._runtime.argv(*words, *create)
+        # The infra process inherits this child's stdio: /dev/null; what runc has to say is in its log.
+        done = await process.run(argv, limit_s=self._runtime.limit_s, quiet=True)
+        if done.code != 0:
+            said = runc.last_message((files.read(paths.infra_log) or b"").decode(errors="replace"))
+            raise RuntimeFailed(f"{os.path.basename(self._runtime.path)} create: {said or f'exit {done.code}'}")
+        text = (files.read(paths.infra_pidfile) or b"").strip()
+        infra = process.identity(int(text)) if text.isdigit() and len(text) < 10 else None
+        if infra is None:
+            raise RuntimeFailed("the infra process has ended already")
+        await self._runtime.start(sandbox_id)
+        return infra
+
+    async def tear_down(self, sandbox_id: str) -> None:
+        """Ends the infra process, unpins the namespaces, unmounts /dev/shm. Idempotent; directories stay."""
+        paths = self.layout.sandbox(sandbox_id)
+        cgroup = _cgroup(paths)
+        _, boot = files.read_owner(paths.owner)
+        await self._end(files.runtime_init(paths.infra_state, boot))
+        if cgroup:
+            await self._empty(cgroup)
+        if os.path.exists(paths.infra_state):
+            with suppress(Failure):
+                await self._runtime.delete(sandbox_id)
+        await self._threads.call(_undo, paths, cgroup)
+
+    async def _end(self, infra: Process | None) -> None:
+        if infra is None or not process.send_signal(infra, signal.SIGKILL):
+            return
+        try:
+            async with asyncio.timeout(self._kill_s):
+                await process.gone(infra)
+        except TimeoutError:
+            raise TimedOut(f"process {infra.pid} does not die") from None
+
+    async def _empty(self, cgroup: str) -> None:
+        try:
+            async with asyncio.timeout(self._kill_s):
+                await cgroups.empty(cgroup)
+        except TimeoutError:
+            raise TimedOut(f"processes in cgroup {cgroup} do not die") from None
+
+    async def remove(self, sandbox_id: str) -> None:
+        paths = self.layout.sandbox(sandbox_id)
+        if not any(map(os.path.lexists, (paths.directory, paths.run, paths.task))):
+            return
+        await self.tear_down(sandbox_id)
+        await self._threads.call(files.remove_tree, paths.run)
+        await self._threads.call(files.remove_tree, paths.directory)
+
+    async def wait_infra(self, sandbox: Sandbox) -> None:
+        if sandbox.infra is not None:
+            await process.gone(sandbox.infra)
+
+    def observe(self, sandboxes: Sequence[Sandbox], boot_id: str) -> Mapping[str, SandboxObservation]:
+        return sweep.sandboxes(self.layout, sandboxes, boot_id)
+
+
+# --- namespaces and /dev/shm -----------------------------------------------------------------------------------------
+
+FLAGS = {"ipc": kernel.CLONE_NEWIPC, "uts": kernel.CLONE_NEWUTS, "net": kernel.CLONE_NEWNET}
+
+
+def pin(targets: Mapping[str, str]) -> None:
+    """Makes new namespaces of the kinds given, in one thread that is thrown away, each held by a bind mount on a file.
+
+    Raises OSError; what was pinned by then is `tear_down`'s.
+    """
+    failed: list[OSError] = []
+
+    def work() -> None:
+        try:
+            kernel.unshare(sum(FLAGS[kind] for kind in targets))
+            for kind, path in targets.items():
+                os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o400))
+                kernel.mount(f"/proc/self/task/{threading.get_native_id()}/ns/{kind}", path, "", kernel.MS_BIND)
+        except OSError as error:
+            failed.append(error)
+
+    thread = threading.Thread(target=work, name="oci namespaces", daemon=True)
+    thread.start()
+    thread.join()
+    if failed:
+        raise failed[0]
+
+
+def make_shm(path: str) -> None:
+    os.mkdir(path, DIRECTORY_MODE)
+    kernel.mount("shm", path, "tmpfs", SHM_FLAGS, SHM_OPTIONS)
+
+
+def _undo(paths: SandboxPaths, cgroup: str) -> None:
+    for point in kernel.mounts_below(paths.run):
+        # Lazily: a container of the pod may still hold /dev/shm open for a moment.
+        with suppress(OSError):
+            kernel.unmount(point, kernel.MNT_DETACH | kernel.UMOUNT_NOFOLLOW)
+    stuck = next(iter(kernel.mounts_below(paths.run)), None)
+    if stuck is not None:
+        raise StorageFailed(f"{stuck} is still mounted")
+    for path in paths.pinned:
+        files.remove_file(path)
+    files.remove_tree(paths.infra)
+    files.remove_tree(paths.task)
+    if cgroup and (left := cgroups.remove(cgroup)):
+        raise StorageFailed(f"cgroup {left[0]} cannot be removed")
+    files.remove_file(paths.cgroup)
+    with suppress(FileNotFoundError, OSError):
+        os.rmdir(paths.shm)
+
+
+def _cgroup(paths: SandboxPaths) -> str:
+    text = (files.read(paths.cgroup) or b"").decode(errors="replace")
+    return text if text.endswith(os.path.basename(paths.directory)) else ""
+
+
+# --- /etc ------------------------------------------------------------------------------------------------------------
+
+
+def write_etc(paths: SandboxPaths, sandbox: Sandbox) -> None:
+    """The pod's hostname, hosts and resolv.conf. Containers see them unless the client mounts its own."""
+    config = sandbox.config
+    hostname = config.hostname or os.uname().nodename
+    texts = {paths.hostname: f"{plain(hostname)}\n", paths.hosts: _host_file("/etc/hosts")}
+    dns = config.dns
+    texts[paths.resolv_conf] = _host_file("/etc/resolv.conf") if dns is None else resolv_conf(dns)
+    for path, text in texts.items():
+        files.write(path, text.encode())
+        os.chmod(path, 0o644)
+
+
+def resolv_conf(dns: DnsConfig) -> str:
+    lines = [f"search {' '.join(map(plain, dns.searches))}"] if dns.searches else []
+    lines += [f"nameserver {plain(server)}" for server in dns.servers]
+    lines += [f"options {' '.join(map(plain, dns.options))}"] if dns.options else []
+    return "".join(f"{line}\n" for line in lines)
+
+
+def plain(word: str) -> str:
+    """A word for a generated file. Raises InvalidRequest for a control character: it could add a line of its own."""
+    if not all(char.isprintable() for char in word):
+        raise InvalidRequest(f"{word[:80]!r} contains a control character")
+    return word
+
+
+def _host_file(path: str) -> str:
+    return (files.read(path, HOST_FILE_MAX) or b"").decode(errors="replace")

@@ -1,0 +1,296 @@
+"""From what a client asked for to an OCI runtime spec: pure, so that golden files can hold it to account.
+
+What has to be looked up first (users, host paths, devices, the kernel) arrives as values in `Facts` and `Host`. Never
+in the spec: pod annotations, image labels, anything else that a handler could take for an instruction
+(CVE-2024-3154, CVE-2023-6476). `check` refuses what this version does not have before anything is appended.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from adapters.oci import capabilities, cgroups, devices, mounts, resources, seccomp
+from domain.config import ContainerConfig, ContainerSecrets, NamespaceMode, ProfileType, SandboxConfig
+from domain.container import Container
+from domain.errors import InvalidRequest, Unsupported
+from domain.events import User
+from domain.sandbox import Sandbox
+
+OCI_VERSION = "1.0.2"
+DEFAULT_PATH = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+ENV_MAX = 128 * 1024
+"""MAX_ARG_STRLEN: the kernel takes no longer string."""
+
+
+class ImageConfig(Protocol):
+    """What is needed of an image's config: hostile input, in the image's own words."""
+
+    @property
+    def env(self) -> tuple[str, ...]: ...
+    @property
+    def entrypoint(self) -> tuple[str, ...]: ...
+    @property
+    def cmd(self) -> tuple[str, ...]: ...
+    @property
+    def working_dir(self) -> str: ...
+    @property
+    def user(self) -> str: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Host:
+    """The machine, as it was when the daemon started."""
+
+    capabilities: tuple[str, ...]
+    machine: str = "x86_64"
+    kernel: tuple[int, int] = (6, 1)
+    hostname: str = "localhost"
+    cgroup_v2: bool = False
+    swap: bool = True
+    apparmor: bool = False
+    recursive_read_only: bool = True
+    oom_score_floor: int = -1000
+    """Lower than this the daemon itself may not go (it lacks CAP_SYS_RESOURCE): runc would fail."""
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What was looked up for one container. Paths of namespaces are empty where the pod has none of its own.
+
+    `etc`: files of the sandbox to show in the container, as (path in the container, path on the host).
+    """
+
+    rootfs: str
+    user: User
+    net: str = ""
+    uts: str = ""
+    ipc: str = ""
+    pid: str = ""
+    shm: str = "/dev/shm"
+    etc: tuple[tuple[str, str], ...] = ()
+    seccomp: Mapping[str, Any] | None = None
+    sources: Mapping[str, mounts.Source] | None = None
+    nodes: tuple[devices.Node, ...] = ()
+
+
+# --- refusals --------------------------------------------------------------------------------------------------------
+
+
+def check(config: ContainerConfig, sandbox: SandboxConfig, host: Host) -> None:
+    """Raises Unsupported or InvalidRequest for what cannot become a spec; nothing has happened yet."""
+    security = config.security
+    if config.namespaces.userns or sandbox.namespaces.userns:
+        raise Unsupported("user namespaces are not supported yet")
+    if config.cdi_devices:
+        raise Unsupported("CDI devices are not supported yet")
+    if security.selinux is not None and any(security.selinux):
+        raise Unsupported("SELinux options are not supported")
+    if security.privileged and not sandbox.security.privileged:
+        raise InvalidRequest("a privileged container needs a privileged sandbox")
+    _check_apparmor(config, host)
+    _check_namespaces(config, sandbox)
+    for mount in config.mounts:
+        mounts.check(mount, host.recursive_read_only)
+    for path in (*security.masked_paths, *security.readonly_paths):
+        if not path.startswith("/"):
+            raise InvalidRequest(f"masked or read-only path {path[:200]!r} is not absolute")
+    if ".." in sandbox.cgroup_parent.split("/"):
+        raise InvalidRequest(f"cgroup parent {sandbox.cgroup_parent[:200]!r} leads upwards")
+    capabilities.effective(security.capabilities, security.privileged, host.capabilities)
+    resources.check(config.resources)
+
+
+def _check_apparmor(config: ContainerConfig, host: Host) -> None:
+    asked = config.security.apparmor
+    if asked is not None and asked.type is ProfileType.LOCALHOST and not config.security.privileged:
+        why = "is not supported yet" if host.apparmor else "cannot be used: this machine has no AppArmor"
+        raise Unsupported(f"AppArmor profile {asked.localhost_ref[:200]!r} {why}")
+
+
+def _check_namespaces(config: ContainerConfig, sandbox: SandboxConfig) -> None:
+    mine, pod = config.namespaces, sandbox.namespaces
+    if mine.pid is NamespaceMode.POD and pod.pid is NamespaceMode.CONTAINER:
+        raise InvalidRequest("pid mode POD: this pod has no pid namespace of its own (its pid mode is CONTAINER)")
+    for name, mode in (("network", mine.network), ("ipc", mine.ipc)):
+        if mode not in (NamespaceMode.POD, NamespaceMode.NODE):
+            raise InvalidRequest(f"{name} mode {mode} does not exist")
+    if mine.pid is NamespaceMode.TARGET and not mine.target_id:
+        raise InvalidRequest("pid mode TARGET without a target container")
+
+
+# --- building --------------------------------------------------------------------------------------------------------
+
+
+def build(
+    container: Container,
+    sandbox: Sandbox,
+    secrets: ContainerSecrets,
+    image: ImageConfig,
+    facts: Facts,
+    host: Host,
+) -> dict[str, Any]:
+    """The OCI spec. Raises InvalidRequest, Unsupported.
+
+    It names no hostname: the pod's UTS namespace got its name with the sandbox, and the host's must not be touched.
+    """
+    config = container.config
+    check(config, sandbox.config, host)
+    return {
+        "ociVersion": OCI_VERSION,
+        "process": _process(config, sandbox.config, secrets, image, facts, host),
+        "root": {"path": facts.rootfs, "readonly": config.security.readonly_rootfs},
+        "mounts": mounts.build(config, facts.sources or {}, facts.shm, facts.etc),
+        "annotations": _annotations(container, sandbox),
+        "linux": _linux(container, sandbox, facts, host),
+    }
+
+
+def _process(
+    config: ContainerConfig,
+    sandbox: SandboxConfig,
+    secrets: ContainerSecrets,
+    image: ImageConfig,
+    facts: Facts,
+    host: Host,
+) -> dict[str, Any]:
+    security = config.security
+    given = capabilities.effective(security.capabilities, security.privileged, host.capabilities)
+    score = config.resources.oom_score_adj if config.resources else 0
+    return {
+        "terminal": config.tty,
+        "user": {"uid": facts.user.uid, "gid": facts.user.gid, "additionalGids": list(facts.user.groups)},
+        "args": arguments(secrets, image),
+        "env": environment(config, secrets, image, sandbox.hostname or host.hostname),
+        "cwd": working_directory(config, image),
+        "capabilities": capabilities.sets(given),
+        "noNewPrivileges": security.no_new_privs,
+        "oomScoreAdj": max(host.oom_score_floor, min(1000, score)),
+    }
+
+
+def arguments(secrets: ContainerSecrets, image: ImageConfig) -> list[str]:
+    """command + args; without a command the image's entrypoint; without both also the image's cmd."""
+    entrypoint = () if image.entrypoint == ("",) else image.entrypoint
+    if secrets.command:
+        args = (*secrets.command, *secrets.args)
+    elif secrets.args:
+        args = (*entrypoint, *secrets.args)
+    else:
+        args = (*entrypoint, *image.cmd)
+    if not args or not args[0]:
+        raise InvalidRequest("no command specified")
+    if any("\0" in arg for arg in args):
+        raise InvalidRequest("an argument contains a NUL byte")
+    return list(args)
+
+
+def environment(config: ContainerConfig, secrets: ContainerSecrets, image: ImageConfig, hostname: str) -> list[str]:
+    """PATH, TERM where there is a terminal, HOSTNAME, the image's, then the client's: later ones win. (No HOME.)"""
+    values: dict[str, str] = {}
+    defaults = [DEFAULT_PATH, *(["TERM=xterm"] if config.tty else []), f"HOSTNAME={hostname}"]
+    for entry in (*defaults, *image.env):
+        name, _, value = entry.partition("=")
+        values[name] = value
+    for name, raw in secrets.envs:
+        try:
+            values[name] = raw.decode()
+        except UnicodeDecodeError:
+            raise InvalidRequest(f"environment variable {name[:80]!r} is not UTF-8: JSON cannot carry it") from None
+    for name, value in values.items():
+        if not name or "=" in name or "\0" in name or "\0" in value:
+            raise InvalidRequest(f"environment variable {name[:80]!r} cannot be")
+        if len(name) + len(value) + 2 > ENV_MAX:
+            raise InvalidRequest(f"environment variable {name[:80]!r} is longer than {ENV_MAX} bytes")
+    return [f"{name}={value}" for name, value in values.items()]
+
+
+def working_directory(config: ContainerConfig, image: ImageConfig) -> str:
+    path = config.working_dir or image.working_dir or "/"
+    return mounts.clean(path)
+
+
+def _annotations(container: Container, sandbox: Sandbox) -> dict[str, str]:
+    """Only facts of ours, under the names that kata and gVisor look for."""
+    return {
+        "io.kubernetes.cri.container-type": "container",
+        "io.kubernetes.cri.sandbox-id": sandbox.id,
+        "io.kubernetes.cri.sandbox-name": sandbox.config.name,
+        "io.kubernetes.cri.sandbox-namespace": sandbox.config.namespace,
+        "io.kubernetes.cri.sandbox-uid": sandbox.config.uid,
+        "io.kubernetes.cri.container-name": container.config.name,
+    }
+
+
+def _linux(container: Container, sandbox: Sandbox, facts: Facts, host: Host) -> dict[str, Any]:
+    security = container.config.security
+    privileged = security.privileged
+    given = capabilities.effective(security.capabilities, privileged, host.capabilities)
+    limits = resources.build(container.config.resources, host.swap)
+    limits["devices"] = devices.rules(container.config.devices, facts.nodes, privileged)
+    linux: dict[str, Any] = {
+        "cgroupsPath": cgroups.path_for(sandbox.config.cgroup_parent, container.id),
+        "namespaces": namespaces(container.config, facts, host.cgroup_v2),
+        "resources": limits,
+        "devices": devices.build(container.config.devices, facts.nodes, privileged),
+        "rootfsPropagation": mounts.root_propagation(container.config.mounts),
+        "maskedPaths": [] if privileged else list(security.masked_paths),
+        "readonlyPaths": [] if privileged else list(security.readonly_paths),
+    }
+    if facts.seccomp is not None and not privileged:
+        linux["seccomp"] = seccomp.convert(facts.seccomp, given, host.machine, host.kernel)
+    return linux
+
+
+def namespaces(config: ContainerConfig, facts: Facts, cgroup_v2: bool) -> list[dict[str, str]]:
+    """A namespace that is not listed is the host's. UTS follows the network."""
+    mine = config.namespaces
+    out = [{"type": "mount"}]
+    if mine.pid is NamespaceMode.CONTAINER:
+        out.append({"type": "pid"})
+    elif mine.pid is not NamespaceMode.NODE and facts.pid:
+        out.append({"type": "pid", "path": facts.pid})
+    if mine.ipc is NamespaceMode.POD and facts.ipc:
+        out.append({"type": "ipc", "path": facts.ipc})
+    if mine.network is NamespaceMode.POD:
+        out += [{"type": kind, "path": path} for kind, path in (("network", facts.net), ("uts", facts.uts)) if path]
+    if cgroup_v2 and not config.security.privileged:
+        out.append({"type": "cgroup"})
+    return out
+
+
+def infra(sandbox: Sandbox, rootfs: str, program: str, ipc: str, oom_score_floor: int) -> dict[str, Any]:
+    """The pod's pause: holds the pid namespace, nothing else. Its /dev and /proc are its own, its rest read-only."""
+    own = [{"type": "mount"}, {"type": "pid"}, *([{"type": "ipc", "path": ipc}] if ipc else [])]
+    return {
+        "ociVersion": OCI_VERSION,
+        "process": {
+            "terminal": False,
+            "user": {"uid": 0, "gid": 0},
+            "args": ["/pause", "-P"],
+            "env": [],
+            "cwd": "/",
+            "capabilities": capabilities.sets(()),
+            "noNewPrivileges": True,
+            "oomScoreAdj": max(oom_score_floor, -998),
+        },
+        "root": {"path": rootfs, "readonly": True},
+        "mounts": [
+            {"destination": "/proc", "type": "proc", "source": "proc", "options": ["nosuid", "noexec", "nodev"]},
+            {"destination": "/dev", "type": "tmpfs", "source": "tmpfs", "options": ["nosuid", "noexec", "mode=755"]},
+            {"destination": "/pause", "type": "bind", "source": program, "options": ["bind", "ro", "nosuid", "nodev"]},
+        ],
+        "annotations": {
+            "io.kubernetes.cri.container-type": "sandbox",
+            "io.kubernetes.cri.sandbox-id": sandbox.id,
+            "io.kubernetes.cri.sandbox-name": sandbox.config.name,
+            "io.kubernetes.cri.sandbox-namespace": sandbox.config.namespace,
+            "io.kubernetes.cri.sandbox-uid": sandbox.config.uid,
+        },
+        "linux": {
+            "cgroupsPath": cgroups.path_for(sandbox.config.cgroup_parent, sandbox.id),
+            "namespaces": own,
+            "resources": {"cpu": {"shares": 2}, "devices": devices.rules((), (), False)},
+            "maskedPaths": ["/proc/kcore", "/proc/keys", "/proc/timer_list", "/sys/firmware"],
+            "readonlyPaths": ["/proc/sys", "/proc/sysrq-trigger", "/proc/irq", "/proc/bus"],
+        },
+    }

@@ -1,0 +1,386 @@
+"""Containers as runc and conmon run them: `service.ports.Tasks` on the real machine.
+
+Keeps no state: what it needs of a container is in the record it is given, in the bundle or in /proc. Processes are
+signalled by identity only (pid, start time, boot id; a pidfd), never by a bare pid.
+"""
+
+import asyncio
+import os
+import signal
+import stat
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from adapters.oci import cgroups, files, kernel, logpath, lookup, process, runc, seccomp, spec, sweep, users
+from adapters.oci.layout import DIRECTORY_MODE, ContainerPaths, Layout
+from adapters.oci.monitor import Monitors, read_exit, recorded, strays
+from adapters.oci.threads import Threads
+from domain.config import ContainerConfig, ContainerSecrets, NamespaceMode, SandboxConfig
+from domain.container import Container
+from domain.errors import Failure, InvalidRequest, RuntimeFailed, StorageFailed, TimedOut
+from domain.events import Binary, Deadline, User
+from domain.observations import TaskObservation
+from domain.records import Process
+from domain.sandbox import Sandbox
+
+MountRootfs = Callable[[Sequence[Path], Path, Path, Path], Awaitable[None]]
+"""(lower directories top first, upper, work, target)"""
+
+
+@dataclass(frozen=True, slots=True)
+class TaskCreated:
+    init: Process
+    monitor: Process
+    user: User
+    runtime: Binary
+
+
+@dataclass(frozen=True, slots=True)
+class TaskExit:
+    """`code` None: nobody knows. `at_ns` is the exit file's time, or now."""
+
+    code: int | None
+    at_ns: int
+    source: str = "none"
+    quote: str = ""
+    oom: bool = False
+    oom_kills: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How long what may take, in seconds."""
+
+    create_s: float = 120.0
+    runtime_s: float = 60.0
+    file_s: float = 30.0
+    kill_s: float = 30.0
+    monitor_s: float = 10.0
+
+
+class Tasks:
+    def __init__(
+        self,
+        layout: Layout,
+        *,
+        image_config: Callable[[str], spec.ImageConfig],
+        layers: Callable[[str], Sequence[Path]],
+        mount_rootfs: MountRootfs,
+        unmount: Callable[[Path], Awaitable[None]],
+        runtime: str = "/usr/sbin/runc",
+        monitor: str = "/usr/bin/conmon",
+        monitors_cgroup: str = "/daybook/monitors",
+        seccomp_profile: str = seccomp.DEFAULT_PROFILE,
+        limits: Limits = Limits(),
+    ) -> None:
+        self.layout = layout
+        self._image_config, self._layers = image_config, layers
+        self._mount_rootfs, self._unmount = mount_rootfs, unmount
+        self._seccomp_profile = seccomp_profile
+        self._limits = limits
+        self._threads = Threads(limit_s=limits.file_s)
+        self._runtime = runc.Runtime(runtime, layout.runtime_root, limits.runtime_s)
+        self._monitors = Monitors(monitor, self._runtime, layout, monitors_cgroup, self._threads, limits.create_s)
+        self._binaries: tuple[Binary, Binary] | None = None
+        self._host: spec.Host | None = None
+        files.prepare(layout)
+
+    def binaries(self) -> tuple[Binary, Binary]:
+        """runc and conmon as they are now; asked once."""
+        if self._binaries is None:
+            self._binaries = runc.binary(self._runtime.path), runc.binary(self._monitors.path)
+        return self._binaries
+
+    def host(self) -> spec.Host:
+        """The machine as it is now; looked up once."""
+        if self._host is None:
+            self._host = lookup.host(self._runtime.path)
+        return self._host
+
+    def _get_ready(self) -> None:
+        self.binaries()
+        self.host()
+
+    def check(self, config: ContainerConfig, sandbox: SandboxConfig) -> None:
+        """Raises Unsupported or InvalidRequest for what `create` would refuse, before anything is appended."""
+        spec.check(config, sandbox, self.host())
+
+    # --- create ------------------------------------------------------------------------------------------------------
+
+    async def create(
+        self, container: Container, sandbox: Sandbox, secrets: ContainerSecrets, mark: Mapping[str, Any]
+    ) -> TaskCreated:
+        paths = self.layout.container(container.id)
+        if self._binaries is None or self._host is None:
+            await self._threads.call(self._get_ready)
+        self.check(container.config, sandbox.config)
+        await self.remove(container.id)
+        await self._threads.call(self._make_bundle, paths, container, sandbox, mark)
+        image = self._image_config(container.image_id)
+        lowers = self._layers(container.image_id)
+        await self._mount_rootfs(lowers, Path(paths.upper), Path(paths.work), Path(paths.rootfs))
+        user, cgroup = await self._threads.call(self._write_spec, paths, container, sandbox, secrets, image)
+        pid, monitor = await self._monitors.create(container, paths, ":" in cgroup)
+        init = process.identity(pid)
+        if init is None:
+            raise RuntimeFailed(f"{self._runtime.path} create: init {pid} has ended already")
+        if not cgroups.lies_in(pid, cgroup):
+            raise RuntimeFailed(f"{self._runtime.path} create: init {pid} is not in its cgroup {cgroup}")
+        return TaskCreated(init, monitor, user, self.binaries()[0])
+
+    def _make_bundle(
+        self, paths: ContainerPaths, container: Container, sandbox: Sandbox, mark: Mapping[str, Any]
+    ) -> None:
+        """The owner mark first: whatever follows is ours from then on, also for a daemon that comes later."""
+        if container.log_path:
+            logpath.check(sandbox.config.log_directory, container.log_path)
+        try:
+            os.mkdir(paths.directory, DIRECTORY_MODE)
+            files.write_owner(paths.owner, mark)
+            for path in (paths.rootfs, paths.upper, paths.work):
+                os.mkdir(path, DIRECTORY_MODE)
+            # The upper directory becomes the container's "/": other users must be able to enter it.
+            os.chmod(paths.upper, 0o755)
+        except OSError as error:
+            raise StorageFailed(f"{error.filename}: {os.strerror(error.errno or 0)}") from error
+
+    def _write_spec(
+        self,
+        paths: ContainerPaths,
+        container: Container,
+        sandbox: Sandbox,
+        secrets: ContainerSecrets,
+        image: spec.ImageConfig,
+    ) -> tuple[User, str]:
+        root = lookup.open_root(paths.rootfs)
+        try:
+            user = users.resolve(container.config.security, image.user, users.files_of(root))
+            lookup.make_working_directory(root, spec.working_directory(container.config, image))
+        finally:
+            os.close(root)
+        facts = self._facts(paths, container, sandbox, user)
+        built = spec.build(container, sandbox, secrets, image, facts, self.host())
+        cgroup = built["linux"]["cgroupsPath"]
+        files.write(paths.cgroup, cgroup.encode())
+        files.write_json(paths.config, built)
+        return user, cgroup
+
+    def _facts(self, paths: ContainerPaths, container: Container, sandbox: Sandbox, user: User) -> spec.Facts:
+        config = container.config
+        pod = self.layout.sandbox(sandbox.id)
+        modes = sandbox.config.namespaces
+        own_ipc = modes.ipc is NamespaceMode.POD
+        own_net = modes.network is NamespaceMode.POD
+        shared_shm = own_ipc and config.namespaces.ipc is NamespaceMode.POD
+        wanted = seccomp.wanted(config.security.seccomp, config.security.privileged, self._seccomp_profile)
+        return spec.Facts(
+            rootfs=paths.rootfs,
+            user=user,
+            net=pod.net if own_net else "",
+            uts=pod.uts if own_net else "",
+            ipc=pod.ipc if own_ipc else "",
+            pid=self._pid_namespace(config, sandbox),
+            shm=pod.shm if shared_shm else "/dev/shm",
+            etc=self._etc(sandbox),
+            seccomp=seccomp.load(wanted) if wanted else None,
+            sources=lookup.sources(config.mounts),
+            nodes=lookup.nodes(config.devices, config.security.privileged),
+        )
+
+    def _etc(self, sandbox: Sandbox) -> tuple[tuple[str, str], ...]:
+        pod = self.layout.sandbox(sandbox.id)
+        pairs = (("/etc/hostname", pod.hostname), ("/etc/hosts", pod.hosts), ("/etc/resolv.conf", pod.resolv_conf))
+        return tuple((path, source) for path, source in pairs if os.path.isfile(source))
+
+    def _pid_namespace(self, config: ContainerConfig, sandbox: Sandbox) -> str:
+        """Path of the pid namespace to join, empty for a new one or the host's. Raises InvalidRequest."""
+        mode = config.namespaces.pid
+        if mode is NamespaceMode.POD and sandbox.own_pid_namespace:
+            holder, what = sandbox.infra, "the pod's infra process"
+        elif mode is NamespaceMode.TARGET:
+            holder, what = self._target(config.namespaces.target_id, sandbox.id), "the target container's process"
+        else:
+            return ""
+        if holder is None or not process.alive(holder):
+            raise InvalidRequest(f"{what} is not running")
+        return f"/proc/{holder.pid}/ns/pid"
+
+    def _target(self, target_id: str, sandbox_id: str) -> Process | None:
+        try:
+            paths = self.layout.container(target_id)
+        except ValueError as error:
+            raise InvalidRequest(f"target container: {error}") from None
+        found = files.read_json(paths.config, files.STATE_MAX) or {}
+        if found.get("annotations", {}).get("io.kubernetes.cri.sandbox-id") != sandbox_id:
+            raise InvalidRequest(f"target container {target_id} is not in this pod")
+        return files.runtime_init(paths.state, files.read_owner(paths.owner)[1])
+
+    # --- start and stop ----------------------------------------------------------------------------------------------
+
+    async def start(self, container: Container) -> int:
+        kills = cgroups.oom_kills(_cgroup(self.layout.container(container.id)))
+        await self._runtime.start(container.id)
+        return kills
+
+    async def stop(
+        self, container: Container, deadline: Deadline, sleep_until: Callable[[int], Awaitable[None]]
+    ) -> None:
+        paths, init = self.layout.container(container.id), container.init
+        if init is None:
+            return
+        ended = asyncio.ensure_future(process.gone(init))
+        try:
+            if _time_left(deadline) and not sweep.waits_for_start(paths, init):
+                self._send_once(paths, container)
+                grace = asyncio.ensure_future(sleep_until(deadline.boot_ns))
+                try:
+                    await asyncio.wait({ended, grace}, return_when=asyncio.FIRST_COMPLETED)
+                finally:
+                    grace.cancel()
+            if not ended.done():
+                await self._kill(paths, container, init)
+            await ended
+        finally:
+            ended.cancel()
+
+    def _send_once(self, paths: ContainerPaths, container: Container) -> None:
+        """The stop signal, unless an earlier call (perhaps of an earlier daemon) has sent it."""
+        if container.init is None or os.path.lexists(paths.stop_sent):
+            return
+        number = process.signal_number(container.stop_signal) or signal.SIGTERM
+        # After, not before: a daemon killed in between makes the next one send twice, never not at all.
+        if process.send_signal(container.init, number):
+            with suppress(FileNotFoundError):
+                files.write(paths.stop_sent, str(number).encode())
+
+    async def _kill(self, paths: ContainerPaths, container: Container, init: Process) -> None:
+        process.send_signal(init, signal.SIGKILL)
+        if container.config.namespaces.pid is not NamespaceMode.CONTAINER:
+            await self._empty(_cgroup(paths))
+
+    async def _empty(self, cgroup: str) -> None:
+        """Kills all in a cgroup of ours. Raises TimedOut where something does not die."""
+        if not cgroup:
+            return
+        try:
+            async with asyncio.timeout(self._limits.kill_s):
+                await cgroups.empty(cgroup)
+        except TimeoutError:
+            left = sorted(cgroups.members(cgroup))[:10]
+            raise TimedOut(f"processes in cgroup {cgroup} do not die: {left}") from None
+
+    # --- after the end -----------------------------------------------------------------------------------------------
+
+    async def wait_exit(self, container: Container) -> TaskExit:
+        paths = self.layout.container(container.id)
+        if container.init is not None:
+            await process.gone(container.init)
+        monitor = container.monitor or recorded(paths)
+        if monitor is not None:
+            # conmon ends right after it has written the exit file: its end is the sign that there is nothing to come.
+            with suppress(TimeoutError):
+                async with asyncio.timeout(self._limits.monitor_s):
+                    await process.gone(monitor)
+        kills = cgroups.oom_kills(_cgroup(paths))
+        oom = os.path.isfile(paths.oom) or kills > container.oom_kills_at_start
+        found = read_exit(paths)
+        if found is None:
+            return TaskExit(None, time.time_ns(), oom=oom, oom_kills=kills)
+        source = "none" if found.code is None else "exit-file"
+        return TaskExit(found.code, found.at_ns, source, found.quote, oom, kills)
+
+    async def wait_monitor(self, container: Container) -> None:
+        if container.monitor is not None:
+            await process.gone(container.monitor)
+
+    async def tidy(self, container: Container) -> None:
+        paths = self.layout.container(container.id)
+        await self._empty(_cgroup(paths))
+        if os.path.isdir(paths.task):
+            await self._delete(container.id, paths)
+
+    async def _delete(self, container_id: str, paths: ContainerPaths) -> None:
+        try:
+            await self._runtime.delete(container_id)
+        except Failure:
+            if os.path.isdir(paths.task):
+                raise
+
+    async def remove(self, container_id: str) -> None:
+        paths = self.layout.container(container_id)
+        if not any(map(os.path.lexists, (paths.directory, paths.task, paths.exit_copy, paths.attach_link))):
+            return
+        cgroup = _cgroup(paths)
+        await self._end(container_id, paths)
+        await self._empty(cgroup)
+        if os.path.exists(paths.state):
+            # For its hooks and whatever else it made; what it leaves, or refuses, is removed below all the same.
+            with suppress(Failure):
+                await self._runtime.delete(container_id)
+        if cgroup:
+            await self._threads.call(_remove_cgroup, cgroup)
+        await self._unmount_all(paths)
+        await self._threads.call(_remove_files, paths)
+
+    async def _end(self, container_id: str, paths: ContainerPaths) -> None:
+        """conmon first (its `runc create` dies with it), then init; by identity."""
+        _, boot = files.read_owner(paths.owner)
+        monitor = recorded(paths)
+        found = [monitor] if monitor else []
+        if monitor is None and os.path.exists(paths.config):
+            found = list(await self._threads.call(lambda: list(strays(container_id))))
+        for one in (*found, files.runtime_init(paths.state, boot)):
+            if one is not None and process.send_signal(one, signal.SIGKILL):
+                try:
+                    async with asyncio.timeout(self._limits.kill_s):
+                        await process.gone(one)
+                except TimeoutError:
+                    raise TimedOut(f"process {one.pid} does not die") from None
+
+    async def _unmount_all(self, paths: ContainerPaths) -> None:
+        if os.path.isdir(paths.rootfs) and await self._threads.call(_is_mounted, paths.rootfs):
+            await self._unmount(Path(paths.rootfs))
+
+    def observe(self, containers: Sequence[Container], boot_id: str) -> Mapping[str, TaskObservation]:
+        return sweep.tasks(self.layout, containers, boot_id)
+
+
+def _cgroup(paths: ContainerPaths) -> str:
+    """The container's cgroupsPath; empty where it is unknown or is not this container's."""
+    text = (files.read(paths.cgroup) or b"").decode(errors="replace")
+    return text if text.endswith(os.path.basename(paths.directory)) else ""
+
+
+def _time_left(deadline: Deadline) -> bool:
+    return deadline.boot_id == process.boot_id() and deadline.boot_ns > time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+
+
+def _is_mounted(path: str) -> bool:
+    return any(kernel.mounts_below(path))
+
+
+def _remove_cgroup(cgroup: str) -> None:
+    stuck = cgroups.remove(cgroup)
+    if stuck:
+        raise StorageFailed(f"cgroup {stuck[0]} cannot be removed")
+
+
+def _remove_files(paths: ContainerPaths) -> None:
+    """The bundle goes last: while it exists, it names what else may."""
+    files.remove_tree(paths.task)
+    files.remove_file(paths.exit_copy)
+    if os.path.islink(paths.attach_link):
+        files.remove_file(paths.attach_link)
+    elif stat.S_ISDIR(_mode(paths.attach_link)):
+        files.remove_tree(paths.attach_link)
+    files.remove_tree(paths.directory)
+
+
+def _mode(path: str) -> int:
+    with suppress(OSError):
+        return os.lstat(path).st_mode
+    return 0

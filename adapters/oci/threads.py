@@ -1,0 +1,83 @@
+"""Blocking calls off the loop: one short-lived thread per call, bounded in number, abandoned and counted when it hangs.
+
+Not the default executor: six hung umounts would fill it and stop everything else.
+"""
+
+import asyncio
+import threading
+from collections.abc import Callable
+from typing import TypeVar
+
+from domain.errors import Busy, TimedOut
+
+T = TypeVar("T")
+Outcome = tuple[T | None, BaseException | None]
+
+
+class Threads:
+    """At most `limit` calls at work or hanging. `hanging` counts the abandoned ones that have not come back."""
+
+    def __init__(self, limit: int = 64, limit_s: float = 30.0) -> None:
+        self.hanging = 0
+        self._free = limit
+        self._limit_s = limit_s
+
+    async def call(self, function: Callable[..., T], *args: object) -> T:
+        """The function's result. A cancelled caller still waits for the thread (within the limit): nothing runs unseen.
+
+        Raises Busy where too many threads are at work, TimedOut where this one does not come back.
+        """
+        if self._free <= 0:
+            raise Busy(f"too many file operations are running ({self.hanging} hang)")
+        self._free -= 1
+        future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+        self._start(future, function, args)
+        try:
+            await settled(future, self._limit_s)
+        finally:
+            if not future.done():
+                self.hanging += 1
+                future.cancel()
+        if future.cancelled():
+            raise TimedOut(f"{function.__name__}: not done after {self._limit_s:g} s")
+        return future.result()
+
+    def _start(self, future: "asyncio.Future[T]", function: Callable[..., T], args: tuple[object, ...]) -> None:
+        loop = future.get_loop()
+
+        def tell(outcome: Outcome[T]) -> None:
+            self._free += 1
+            result, error = outcome
+            if future.done():
+                self.hanging -= 1
+            elif error is not None:
+                future.set_exception(error)
+                future.exception()  # marked as seen: a cancelled caller does not fetch it
+            else:
+                future.set_result(result)  # type: ignore[arg-type]
+
+        def work() -> None:
+            try:
+                outcome: Outcome[T] = (function(*args), None)
+            except BaseException as error:
+                outcome = (None, error)
+            try:
+                loop.call_soon_threadsafe(tell, outcome)
+            except RuntimeError:
+                return  # the loop is closed: nobody waits any more
+
+        threading.Thread(target=work, name=f"oci {function.__name__}", daemon=True).start()
+
+
+async def settled(future: "asyncio.Future[T]", limit_s: float) -> None:
+    """Waits for the future until the limit, also through a cancellation, which is raised again at the end."""
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + limit_s
+    cancelled: asyncio.CancelledError | None = None
+    while not future.done() and (rest := deadline - loop.time()) > 0:
+        try:
+            await asyncio.wait([future], timeout=rest)
+        except asyncio.CancelledError as error:
+            cancelled = error
+    if cancelled is not None:
+        raise cancelled

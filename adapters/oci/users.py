@@ -1,0 +1,136 @@
+"""Who a container's init is: uid, gid and groups, looked up in the image's own /etc/passwd and /etc/group.
+
+Both files are hostile: opened inside the root file system, read up to 1 MiB, lines that do not parse are skipped, and
+every number is checked against 0..2^31-1 in one place (a larger uid would wrap to root: CVE-2024-40635).
+"""
+
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from adapters.oci import kernel
+from domain.config import SecurityContext
+from domain.errors import InvalidRequest
+from domain.events import User
+
+FILE_MAX = 1024 * 1024
+ID_MAX = 2**31 - 1
+GROUPS_MAX = 65536
+"""NGROUPS_MAX of the kernel."""
+
+Files = Callable[[str], str]
+"""Path inside the root file system -> its text, empty where there is none."""
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """One line of a passwd file."""
+
+    name: str
+    uid: int
+    gid: int
+
+
+def files_of(root: int) -> Files:
+    """Reads inside the directory that `root` is a descriptor of. Raises InvalidRequest for a file that is too big."""
+
+    def read(path: str) -> str:
+        try:
+            fd = kernel.open_in_root(root, path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY)
+        except OSError:
+            return ""
+        with os.fdopen(fd, "rb") as file:
+            if not os.path.isfile(f"/proc/self/fd/{fd}"):
+                return ""
+            data = file.read(FILE_MAX + 1)
+        if len(data) > FILE_MAX:
+            raise InvalidRequest(f"{path} of the image is larger than {FILE_MAX} bytes")
+        return data.decode(errors="replace")
+
+    return read
+
+
+def resolve(security: SecurityContext, image_user: str, files: Files) -> User:
+    """The effective user. Raises InvalidRequest where it does not exist or cannot be."""
+    if security.run_as_group is not None and security.run_as_user is None and not security.run_as_username:
+        raise InvalidRequest("run_as_group is given without run_as_user or run_as_username")
+    accounts = tuple(accounts_in(files("/etc/passwd")))
+    if security.run_as_user is not None:
+        user, group = str(checked(security.run_as_user, "run_as_user")), ""
+    elif security.run_as_username:
+        user, group = security.run_as_username, ""
+    else:
+        user, _, group = image_user.partition(":")
+    account = find_account(user or "0", accounts)
+    if security.run_as_group is not None:
+        gid = checked(security.run_as_group, "run_as_group")
+    else:
+        gid = find_group(group, files("/etc/group")) if group else account.gid
+    groups = {checked(number, "supplemental group") for number in security.supplemental_groups}
+    if not security.supplemental_groups_strict:
+        groups |= groups_listing(account.name, files("/etc/group"))
+    groups.add(gid)
+    if len(groups) > GROUPS_MAX:
+        raise InvalidRequest(f"{len(groups)} groups are more than the kernel takes")
+    return User(account.uid, gid, tuple(sorted(groups)))
+
+
+def checked(number: int, what: str) -> int:
+    if not 0 <= number <= ID_MAX:
+        raise InvalidRequest(f"{what} {number} is not in 0..{ID_MAX}")
+    return number
+
+
+def number_in(text: str) -> int | None:
+    """A uid or gid as a decimal; None where it is not one, or out of range."""
+    if not (text.isascii() and text.isdecimal() and len(text) <= 10):
+        return None
+    number = int(text)
+    return number if number <= ID_MAX else None
+
+
+def find_account(user: str, accounts: tuple[Account, ...]) -> Account:
+    """By name first, then by number (a number needs no line: its group is 0 then)."""
+    for account in accounts:
+        if account.name == user:
+            return account
+    number = number_in(user)
+    if number is None:
+        if user.isascii() and user.isdecimal():
+            raise InvalidRequest(f"user {user[:40]} is not in 0..{ID_MAX}")
+        raise InvalidRequest(f"user {user[:80]!r} is not in the image's /etc/passwd")
+    return next((account for account in accounts if account.uid == number), Account("", number, 0))
+
+
+def find_group(group: str, text: str) -> int:
+    for name, gid, _ in groups_in(text):
+        if name == group:
+            return gid
+    number = number_in(group)
+    if number is None:
+        raise InvalidRequest(f"group {group[:80]!r} is not in the image's /etc/group")
+    return number
+
+
+def groups_listing(name: str, text: str) -> set[int]:
+    return {gid for _, gid, members in groups_in(text) if name and name in members}
+
+
+def accounts_in(text: str) -> Iterator[Account]:
+    for line in text.split("\n"):
+        fields = line.strip().split(":")
+        if len(fields) < 4 or not fields[0] or line.startswith("#"):
+            continue
+        uid, gid = number_in(fields[2]), number_in(fields[3])
+        if uid is not None and gid is not None:
+            yield Account(fields[0], uid, gid)
+
+
+def groups_in(text: str) -> Iterator[tuple[str, int, frozenset[str]]]:
+    for line in text.split("\n"):
+        fields = line.strip().split(":")
+        if len(fields) < 3 or not fields[0] or line.startswith("#"):
+            continue
+        gid = number_in(fields[2])
+        if gid is not None:
+            yield fields[0], gid, frozenset(fields[3].split(",") if len(fields) > 3 else ())

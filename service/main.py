@@ -1,0 +1,210 @@
+"""The command `daybook`: serve, check, load, replay, adopt, purge, config. Arguments in, exit status out."""
+
+import argparse
+import asyncio
+import contextlib
+import json
+import logging
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")  # grpc's fork handlers kill children of a threaded server
+
+from domain.errors import DaybookError, InvalidRequest
+from service import config as configuration
+from service import maintenance, wiring
+from service.config import Config
+from service.daemon import Daemon, Ports
+from service.ports import EventLog
+
+log = logging.getLogger("daybook")
+
+GOODBYE_S = 0.5
+"""At the end: how long calls that still wait are given to read their error."""
+
+EXIT_REFUSED, EXIT_BROKEN = 1, 3
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command. An error of ours is one line on stderr, never a traceback."""
+    given = parser().parse_args(argv)
+    try:
+        return int(given.run(given))
+    except DaybookError as error:
+        print(f"daybook: {error.text}", file=sys.stderr)
+        return EXIT_REFUSED
+    except BrokenPipeError:
+        return EXIT_REFUSED
+
+
+def parser() -> argparse.ArgumentParser:
+    top = argparse.ArgumentParser(prog="daybook", description="A container runtime that keeps a log of everything.")
+    top.add_argument("--version", action="version", version=f"daybook {wiring.VERSION}")
+    commands = top.add_subparsers(required=True, metavar="COMMAND")
+    _command(commands, "serve", serve, "run the daemon")
+    _command(commands, "check", check, "is this machine fit, and what to do about each thing that is not", as_json=True)
+    load = _command(commands, "load", load_image, "load an image from an OCI layout or a docker archive")
+    load.add_argument("path", help="directory (OCI layout) or file (docker archive), with :TAG where it holds several")
+    load.add_argument("reference", help="the name it shall have, for instance registry.example/app:1")
+    adopt_ = _command(commands, "adopt", adopt, "declare the log to be the truth for the state directory")
+    adopt_.add_argument("--yes", action="store_true", help="do it; without, only say what would be done")
+    purge_ = _command(commands, "purge", purge, "end all containers and remove all state, or give up one aggregate")
+    purge_.add_argument("--yes", action="store_true", help="do it; without, only say what would be done")
+    purge_.add_argument("--quarantined", metavar="KEY", help="give up only this aggregate (container/ID, sandbox/ID)")
+    settings = _command(commands, "config", print_config, "print a configuration file")
+    settings.add_argument("what", choices=["default", "current"], help="all defaults, commented; or what is in force")
+    replay = commands.add_parser("replay", help="read the log: log, state, why, check", add_help=False)
+    replay.add_argument("rest", nargs=argparse.REMAINDER)
+    replay.set_defaults(run=run_replay, config=None)
+    return top
+
+
+def _command(
+    commands: "argparse._SubParsersAction[argparse.ArgumentParser]",
+    name: str,
+    run: Callable[[argparse.Namespace], int],
+    meaning: str,
+    as_json: bool = False,
+) -> argparse.ArgumentParser:
+    made = commands.add_parser(name, help=meaning, description=meaning)
+    made.add_argument("--config", metavar="FILE", help=f"default: {configuration.DEFAULT_PATH}, where it exists")
+    if as_json:
+        made.add_argument("--json", action="store_true", help="machine-readable")
+    made.set_defaults(run=run)
+    return made
+
+
+def _config(given: argparse.Namespace) -> Config:
+    path = Path(given.config) if given.config else configuration.DEFAULT_PATH
+    return configuration.load(path, required=bool(given.config))
+
+
+# --- serve -----------------------------------------------------------------------------------------------------------
+
+
+def serve(given: argparse.Namespace) -> int:
+    """Until SIGTERM or SIGINT: status 0. A log that broke: status 3, so that the next start replays it."""
+    config = _config(given)
+    wiring.set_up_logging(config.daemon.log_level)
+    os.umask(0o077)
+    with wiring.holding(config), contextlib.closing(wiring.open_log(config)) as event_log:
+        return asyncio.run(serve_on(config, event_log))
+
+
+async def serve_on(config: Config, event_log: EventLog, wrap: wiring.Wrap = wiring.unwrapped) -> int:
+    """`wrap` lets the crash tests put a fault between the daemon and its ports."""
+    world = wiring.open_world(config)
+    daemon = Daemon(wrap(wiring.ports(config, event_log, world)), wiring.timing(config), wiring.VERSION, os.getpid())
+    await daemon.prepare()
+    server = wiring.front_end(config, daemon, world)
+    await server.start()
+    log.info("daybook %s serves on %s", wiring.VERSION, ", ".join(s.path for s in wiring.sockets(config)))
+    daemon.resume()
+    why = await _until_told_or_broken(daemon)
+    if why:
+        log.critical("the log takes no more, ending: %s", why)
+        await server.stop(0)
+        return EXIT_BROKEN
+    await daemon.stop()
+    await server.stop(GOODBYE_S)
+    with contextlib.suppress(DaybookError):
+        await world.images.close()
+    return 0
+
+
+async def _until_told_or_broken(daemon: Daemon) -> str:
+    """Empty where a signal asked to stop, else why the log broke."""
+    loop, told = asyncio.get_running_loop(), asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, told.set)
+    asked, broken = asyncio.ensure_future(told.wait()), asyncio.ensure_future(daemon.until_broken())
+    await asyncio.wait({asked, broken}, return_when=asyncio.FIRST_COMPLETED)
+    for waiting in (asked, broken):
+        waiting.cancel()
+    return broken.result() if broken.done() and not broken.cancelled() else ""
+
+
+# --- check -----------------------------------------------------------------------------------------------------------
+
+
+def check(given: argparse.Namespace) -> int:
+    """Status 0 where nothing FAILs."""
+    facts = wiring.fitness(_config(given))
+    if given.json:
+        print(json.dumps([{"level": f.level, "what": f.what, "found": f.found, "remedy": f.remedy} for f in facts]))
+    else:
+        for fact in facts:
+            print(
+                f"{fact.level:4}  {fact.what:16}  {fact.found}" + (f"\n{'':24}-> {fact.remedy}" if fact.remedy else "")
+            )
+    return EXIT_REFUSED if any(f.level == "FAIL" for f in facts) else 0
+
+
+# --- load ------------------------------------------------------------------------------------------------------------
+
+
+def load_image(given: argparse.Namespace) -> int:
+    """Asks the running daemon through the admin socket: it alone writes the store and the log."""
+    path, _, tag = given.path.partition(":")
+    kind = "oci" if Path(path).is_dir() else "docker-archive"
+    if not Path(path).exists():
+        raise InvalidRequest(f"cannot load {path}: there is no such file or directory")
+    source = f"{kind}:{Path(path).resolve()}" + (f":{tag}" if tag else "")
+    print(wiring.load_image(_config(given), source, given.reference))
+    return 0
+
+
+# --- adopt and purge -------------------------------------------------------------------------------------------------
+
+
+def adopt(given: argparse.Namespace) -> int:
+    with _alone(_config(given)) as ports:
+        return _say(asyncio.run(maintenance.adopt(ports, really=given.yes)), given.yes)
+
+
+def purge(given: argparse.Namespace) -> int:
+    config = _config(given)
+    with _alone(config) as ports:
+        if given.quarantined:
+            return _say(asyncio.run(maintenance.release(ports, given.quarantined, really=given.yes)), given.yes)
+        lines = asyncio.run(maintenance.purge(ports, really=given.yes))
+    if given.yes:
+        with wiring.holding(config):
+            wiring.remove_state(config)
+    return _say(lines, given.yes)
+
+
+@contextlib.contextmanager
+def _alone(config: Config) -> Iterator[Ports]:
+    """The ports, under the daemon's lock."""
+    with wiring.holding(config), contextlib.closing(wiring.open_log(config)) as event_log:
+        yield wiring.ports(config, event_log, wiring.open_world(config))
+
+
+def _say(lines: Sequence[str], done: bool) -> int:
+    for line in lines:
+        print(line)
+    if not done:
+        print("Nothing was changed. Add --yes to do this.")
+    return 0
+
+
+# --- the rest --------------------------------------------------------------------------------------------------------
+
+
+def print_config(given: argparse.Namespace) -> int:
+    print(configuration.commented(configuration.Config() if given.what == "default" else _config(given)), end="")
+    return 0
+
+
+def run_replay(given: argparse.Namespace) -> int:
+    from tools.replay.cli import main as replay
+
+    return replay(given.rest)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,199 @@
+"""The composition root: the only module, with `main`, that names adapters. Configuration in, ports out."""
+
+import logging
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from adapters.cri import client
+from adapters.cri.options import Options
+from adapters.cri.server import Server, SocketSpec, serve
+from adapters.host.clock import RandomIds, SystemClock
+from adapters.host.fitness import Fact, facts
+from adapters.host.secrets import SideFiles
+from adapters.host.state import Lock, OwnerMark, digester, empty_directory, group_id, make_private
+from adapters.images.images import SkopeoImages
+from adapters.images.reference import normalise
+from adapters.images.rootfs import RootMounts
+from adapters.images.skopeo import Settings
+from adapters.log.lmdb_log import LmdbLog
+from adapters.oci.layout import Layout
+from adapters.oci.sandboxes import Sandboxes
+from adapters.oci.tasks import Tasks
+from domain.node import AGGREGATES
+from service.config import Config
+from service.daemon import Daemon, Ports, Timing
+from service.ports import EventLog
+
+VERSION = "0.1.0"
+Wrap = Callable[[Ports], Ports]
+MIB, GIB = 1 << 20, 1 << 30
+
+
+@dataclass(frozen=True, slots=True)
+class Places:
+    """The directories of a configuration."""
+
+    data: Path
+    run: Path
+
+    @classmethod
+    def of(cls, config: Config) -> "Places":
+        return cls(Path(config.paths.data), Path(config.paths.run))
+
+    @property
+    def log(self) -> Path:
+        return self.data / "log"
+
+    def make(self) -> None:
+        make_private(self.data)
+        make_private(self.run, 0o755)
+
+
+@contextmanager
+def holding(config: Config) -> Iterator[None]:
+    """The daemon's lock, also for the commands that must not run beside one. Raises NotReady naming the holder."""
+    places = Places.of(config)
+    places.make()
+    held = Lock(places.run / "lock")
+    held.acquire()
+    try:
+        yield
+    finally:
+        held.release()
+
+
+def open_log(config: Config) -> LmdbLog:
+    return LmdbLog(
+        Places.of(config).log,
+        aggregates=AGGREGATES,
+        map_bytes=config.log.map_gib * GIB,
+        ballast_bytes=config.log.ballast_mib * MIB,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class World:
+    """The adapters, as themselves: what the ports do not show (checks, clean-up at the end) is asked here."""
+
+    clock: SystemClock
+    tasks: Tasks
+    sandboxes: Sandboxes
+    images: SkopeoImages
+    roots: RootMounts
+
+
+def open_world(config: Config) -> World:
+    """Everything but the log; writes nothing but the directories themselves."""
+    places = Places.of(config)
+    places.make()
+    clock = SystemClock()
+    images = _images(config, places, clock.now().boot_id)
+    roots = RootMounts(places.data / "images")
+    layout = Layout(str(places.data), str(places.run))
+    tasks = Tasks(
+        layout,
+        image_config=images.image_config,
+        layers=images.layers,
+        mount_rootfs=roots.mount,
+        unmount=roots.unmount,
+        runtime=config.runtime.path,
+        monitor=config.runtime.monitor,
+        seccomp_profile=config.runtime.seccomp_profile,
+    )
+    sandboxes = Sandboxes(layout, runtime=config.runtime.path, pause=config.runtime.infra)
+    return World(clock, tasks, sandboxes, images, roots)
+
+
+def _images(config: Config, places: Places, boot_id: str) -> SkopeoImages:
+    given = config.images
+    settings = Settings(
+        at_once=given.pulls_at_once,
+        stall_s=float(given.progress_timeout_s),
+        insecure=tuple(given.insecure_registries),
+        registries_conf=Path(given.registries_conf) if given.registries_conf else None,
+        policy=Path(given.policy) if given.policy else None,
+    )
+    return SkopeoImages(places.data / "images", places.run / "storage", places.data / "pulls", boot_id, settings)
+
+
+def ports(config: Config, log: EventLog, world: World) -> Ports:
+    data = Places.of(config).data
+    return Ports(
+        log=log,
+        clock=world.clock,
+        secrets=SideFiles(data / "private"),
+        tasks=world.tasks,
+        sandboxes=world.sandboxes,
+        images=world.images,
+        mark=OwnerMark(data),
+    )
+
+
+def unwrapped(ports: Ports) -> Ports:
+    return ports
+
+
+def timing(config: Config) -> Timing:
+    return Timing(
+        stop_wait_s=float(config.daemon.stop_wait_s),
+        reconcile_s=float(config.daemon.reconcile_s),
+        checkpoint_every=config.log.checkpoint_every,
+    )
+
+
+def front_end(config: Config, daemon: Daemon, world: World) -> Server:
+    """Two sockets; through which of them a call came is the "who" of its events."""
+    options = Options(
+        version=VERSION,
+        digest=digester(Places.of(config).data),
+        normalise=normalise,
+        new_id=RandomIds().new,
+        check=world.tasks.check,
+        systemd=config.runtime.cgroup_driver == "systemd",
+    )
+    return serve(daemon, sockets(config), options)
+
+
+def sockets(config: Config) -> tuple[SocketSpec, SocketSpec]:
+    run, given = Places.of(config).run, config.sockets
+    gid = group_id(given.admin_group)
+    return (
+        SocketSpec(str(run / given.kubelet), "kubelet"),
+        SocketSpec(str(run / given.admin), "admin", 0o660 if gid >= 0 else 0o600, gid),
+    )
+
+
+def load_image(config: Config, source: str, reference: str) -> str:
+    """Asks the running daemon through its admin socket. Returns the image id. Raises NotReady where none runs."""
+    return client.load(str(Places.of(config).run / config.sockets.admin), source, reference)
+
+
+def remove_state(config: Config) -> None:
+    """Everything below the two directories but the lock; what is still mounted there makes it fail."""
+    places = Places.of(config)
+    empty_directory(places.data)
+    empty_directory(places.run, but=("lock",))
+
+
+def fitness(config: Config) -> list[Fact]:
+    places = Places.of(config)
+    programs = {
+        "OCI runtime": config.runtime.path,
+        "monitor": config.runtime.monitor,
+        "infra": config.runtime.infra,
+        "image tool": "skopeo",
+    }
+    files = {
+        "seccomp profile": config.runtime.seccomp_profile,
+        "signature policy": config.images.policy or "/etc/containers/policy.json",
+    }
+    return list(facts(places.data, places.run, programs, files))
+
+
+def set_up_logging(level: str) -> None:
+    """One line per message to stderr; journald adds the time, a terminal gets it here."""
+    form = "%(levelname)s %(name)s: %(message)s" if not sys.stderr.isatty() else "%(asctime)s %(levelname)s %(message)s"
+    logging.basicConfig(level=level.upper(), format=form, stream=sys.stderr, force=True)

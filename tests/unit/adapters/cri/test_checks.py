@@ -1,0 +1,106 @@
+"""Rules about single values."""
+
+from collections.abc import Callable
+
+import pytest
+
+from adapters.cri import checks
+from domain.errors import InvalidRequest
+
+
+@pytest.mark.parametrize(
+    "refused",
+    [
+        lambda: checks.name("n", ""),
+        lambda: checks.name("n", "a" * 254),
+        lambda: checks.name("n", "a;K8S_POD_NAME=b"),
+        lambda: checks.name("n", "../a"),
+        lambda: checks.name("n", "a\n"),
+        lambda: checks.hostname("a\nroot"),
+        lambda: checks.hostname("a" * 65),
+        lambda: checks.hostname("-a"),
+        lambda: checks.plain("f", "a\u2028b"),
+        lambda: checks.path("f", "relative"),
+        lambda: checks.path("f", "/a/../b"),
+        lambda: checks.inside("f", "a/../../etc"),
+        lambda: checks.words("f", ["two words"]),
+        lambda: checks.words("f", [""]),
+        lambda: checks.words("f", ["1.1.1.1\nnameserver 2.2.2.2"]),
+        lambda: checks.between("f", 65536, 0, 65535),
+        lambda: checks.at_least("f", -1, 0),
+        lambda: checks.identity("uid", 2**31),
+        lambda: checks.identity("uid", -1),
+        lambda: checks.address("f", "300.1.1.1"),
+        lambda: checks.keys("labels", {"": "x"}),
+        lambda: checks.keys("labels", {"a\nb": "x"}),
+        lambda: checks.environment([("", b"")]),
+        lambda: checks.environment([("A=B", b"")]),
+        lambda: checks.environment([("A\nB", b"")]),
+        lambda: checks.environment([("A", b"a\0b")]),
+        lambda: checks.environment([("A", b"\xff")]),
+        lambda: checks.environment([("A", b"x" * 131072)]),
+        lambda: checks.arguments("args", ["a\0"]),
+        lambda: checks.arguments("args", ["x" * 131072]),
+        lambda: checks.count("mounts", [0] * 4097),
+    ],
+)
+def test_refuses(refused: Callable[[], object]) -> None:
+    with pytest.raises(InvalidRequest):
+        refused()
+
+
+def test_takes_the_usual() -> None:
+    assert checks.name("n", "coredns-5d78c9869d-x2x.v_1") == "coredns-5d78c9869d-x2x.v_1"
+    assert checks.hostname("") == ""
+    assert checks.hostname("web-0.example") == "web-0.example"
+    assert checks.path("f", "") == ""
+    assert checks.words("f", ["ndots:5", "fe80::1%eth0"]) == ("ndots:5", "fe80::1%eth0")
+    assert checks.address("f", "fd00:0::1") == "fd00::1"
+    assert list(checks.keys("labels", {"b": "1", "a": "\n"})) == ["a", "b"]
+    checks.environment([("PATH", b"/bin"), ("HOME", "/ü".encode()), ("dot.ted-name", b"")])
+
+
+NET, IPC, NEITHER = (True, False), (False, True), (False, False)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "host", "fine"),
+    [
+        ("net.ipv4.ip_forward", "1", NEITHER, True),
+        ("net/ipv4/conf/eth0.100/forwarding", "1", NEITHER, True),
+        ("net.ipv4.conf.eth0/100.forwarding", "1", NEITHER, False),
+        ("kernel.shmmax", "1", NEITHER, True),
+        ("kernel.sem", "250 32000 100 128", NEITHER, True),
+        ("fs.mqueue.msg_max", "1", NEITHER, True),
+        ("net.ipv4.ip_forward", "1", NET, False),
+        ("net.ipv4.ip_forward", "1", IPC, True),
+        ("kernel.shmmax", "1", IPC, False),
+        ("kernel.core_pattern", "|/bin/evil", NEITHER, False),
+        ("vm.swappiness", "1", NEITHER, False),
+        ("net.ipv4.ip_forward", "1\n+kernel.core_pattern=x", NEITHER, False),
+        ("net.ipv4.ip_forward+kernel.core_pattern", "1", NEITHER, False),
+        ("net/../kernel/core_pattern", "1", NEITHER, False),
+        ("net..x", "1", NEITHER, False),
+        ("net", "1", NEITHER, False),
+        ("", "1", NEITHER, False),
+    ],
+)
+def test_sysctls(key: str, value: str, host: tuple[bool, bool], fine: bool) -> None:
+    if fine:
+        assert checks.sysctls({key: value}, *host) == {key: value}
+    else:
+        with pytest.raises(InvalidRequest):
+            checks.sysctls({key: value}, *host)
+
+
+def test_texts_never_hold_a_value_of_the_environment() -> None:
+    for value in (b"hunter2\0", b"hunter2\xff", b"hunter2" * 20000):
+        with pytest.raises(InvalidRequest) as caught:
+            checks.environment([("PASSWORD", value)])
+        assert "hunter2" not in caught.value.text
+        assert "PASSWORD" in caught.value.text
+
+
+def test_what_is_shown_is_cut_and_escaped() -> None:
+    assert checks.shown("a\x1b[2J") == r"'a\x1b[2J'"
+    assert len(checks.shown("x" * 1000)) < 100

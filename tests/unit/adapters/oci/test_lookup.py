@@ -1,0 +1,69 @@
+import os
+from pathlib import Path
+
+import pytest
+
+from adapters.oci import lookup
+from domain.config import Device, Mount
+from domain.errors import InvalidRequest
+
+MOUNTINFO = b"""1 0 8:1 / / rw shared:1 - ext4 /dev/a rw
+2 1 8:2 / /data rw - ext4 /dev/b rw
+3 1 8:3 / /data/slave rw master:4 - ext4 /dev/c rw
+4 1 8:4 / /with\\040space rw shared:5 - ext4 /dev/d rw
+"""
+
+
+@pytest.mark.parametrize(
+    ("path", "shared", "slave"),
+    [("/x", True, False), ("/data/x", False, False), ("/data/slave", False, True), ("/datax", True, False),
+     ("/with space/x", True, False), ("/", True, False)],
+)  # fmt: skip
+def test_propagation(path: str, shared: bool, slave: bool) -> None:
+    found = lookup.propagating(path, MOUNTINFO)
+    assert (found.path, found.shared, found.slave) == (path, shared, slave)
+
+
+def test_sources_are_resolved_and_made(tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(tmp_path / "there")
+    mounts = (Mount("/v", f"{tmp_path}/link"), Mount("/w", f"{tmp_path}/new/deep"))
+    found = lookup.sources(mounts)
+    assert found[f"{tmp_path}/link"].path == f"{tmp_path}/there" and (tmp_path / "there").is_dir()
+    assert (tmp_path / "new/deep").is_dir()
+
+
+def test_devices(tmp_path: Path) -> None:
+    (node,) = lookup.nodes((Device("/dev/mine", "/dev/null", "rw"),), False)
+    assert (node.path, node.kind, node.major, node.minor) == ("/dev/mine", "c", 1, 3)
+    for wrong in ("/nonexistent", "/etc/passwd", str(tmp_path)):
+        with pytest.raises(InvalidRequest):
+            lookup.nodes((Device("/dev/x", wrong, "r"),), False)
+
+
+@pytest.mark.parametrize("name", ["dev", "proc", "sys"])
+def test_root_file_systems_that_runc_must_not_see(tmp_path: Path, name: str) -> None:
+    os.close(lookup.open_root(str(tmp_path)))
+    (tmp_path / name).symlink_to("/tmp")
+    with pytest.raises(InvalidRequest, match=f"/{name} is not a directory"):
+        lookup.open_root(str(tmp_path))
+
+
+def test_the_working_directory_stays_inside(tmp_path: Path) -> None:
+    root_path, outside = tmp_path / "rootfs", tmp_path / "outside"
+    root_path.mkdir()
+    outside.mkdir()
+    (root_path / "inner").mkdir()
+    (root_path / "in").symlink_to("/inner")
+    (root_path / "out").symlink_to(outside)
+    (root_path / "file").write_text("")
+    root = lookup.open_root(str(root_path))
+    try:
+        lookup.make_working_directory(root, "/")
+        lookup.make_working_directory(root, "/a/b")
+        lookup.make_working_directory(root, "/in/c")
+        for path in ("/out/d", "/file/e"):
+            with pytest.raises(InvalidRequest):
+                lookup.make_working_directory(root, path)
+    finally:
+        os.close(root)
+    assert (root_path / "a/b").is_dir() and (root_path / "inner/c").is_dir() and not list(outside.iterdir())

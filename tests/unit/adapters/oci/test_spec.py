@@ -1,0 +1,299 @@
+"""OCI specs against golden files. To accept a change: run with DAYBOOK_GOLDEN=write and read the diff."""
+
+import json
+import os
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from adapters.oci import seccomp, spec
+from adapters.oci.capabilities import BY_NUMBER
+from adapters.oci.devices import Node
+from adapters.oci.mounts import Source
+from domain import config as c
+from domain.container import Container
+from domain.errors import InvalidRequest, Unsupported
+from domain.events import User
+from domain.lifecycle import ContainerState, SandboxState
+from domain.sandbox import Sandbox
+
+GOLDEN = Path("tests/golden/oci")
+HOST = spec.Host(capabilities=tuple(BY_NUMBER), hostname="node")
+V2 = replace(HOST, cgroup_v2=True)
+POD, NODE, OWN, TARGET = (
+    c.NamespaceMode.POD,
+    c.NamespaceMode.NODE,
+    c.NamespaceMode.CONTAINER,
+    c.NamespaceMode.TARGET,
+)
+KUBELET = c.NamespaceOptions(POD, OWN, POD)
+PROFILE = {
+    "defaultAction": "SCMP_ACT_ERRNO",
+    "defaultErrnoRet": 38,
+    "archMap": [{"architecture": "SCMP_ARCH_X86_64", "subArchitectures": ["SCMP_ARCH_X86"]}],
+    "syscalls": [
+        {"names": ["read", "write"], "action": "SCMP_ACT_ALLOW", "args": [], "includes": {}, "excludes": {}},
+        {"names": ["mount"], "action": "SCMP_ACT_ALLOW", "includes": {"caps": ["CAP_SYS_ADMIN"]}},
+    ],
+}
+
+
+@dataclass(frozen=True)
+class Image:
+    env: tuple[str, ...] = ("PATH=/bin", "A=image")
+    entrypoint: tuple[str, ...] = ("/entry",)
+    cmd: tuple[str, ...] = ("default",)
+    working_dir: str = "/srv"
+    user: str = ""
+
+
+def sandbox(**values: Any) -> Sandbox:
+    config = c.SandboxConfig("pod", "uid-1", "default", **{"namespaces": KUBELET, "hostname": "pod", **values})
+    return Sandbox("b" * 64, SandboxState.READY, config, "hash", 1, boot_id="boot")
+
+
+def container(**values: Any) -> Container:
+    config = c.ContainerConfig("main", **{"namespaces": KUBELET, **values})
+    return Container("a" * 64, "b" * 64, ContainerState.CREATING, config, "h", "i", "i", "", "SIGTERM", 1)
+
+
+def facts(**values: Any) -> spec.Facts:
+    paths = {"net": "/r/net", "uts": "/r/uts", "ipc": "/r/ipc", "shm": "/r/shm"}
+    return spec.Facts(**{"rootfs": "/d/rootfs", "user": User(0, 0, (0,)), **paths, **values})
+
+
+def built(
+    con: Container, pod: Sandbox | None = None, known: spec.Facts | None = None, host: spec.Host = HOST, **secrets: Any
+) -> dict[str, Any]:
+    return spec.build(con, pod or sandbox(), c.ContainerSecrets(**secrets), Image(), known or facts(), host)
+
+
+LIMITS = c.Resources(
+    cpu_period=100000,
+    cpu_quota=50000,
+    cpu_shares=512,
+    memory_limit_in_bytes=2**28,
+    oom_score_adj=900,
+    cpuset_cpus="0-1",
+    cpuset_mems="0",
+    hugepage_limits={"2MiB": 0},
+    unified={"memory.high": "100"},
+)
+MOUNTS = (
+    c.Mount("/data/deep", "/host/deep", readonly=True),
+    c.Mount("/data", "/host/data", propagation=c.Propagation.HOST_TO_CONTAINER),
+    c.Mount("/etc/hosts", "/pods/hosts"),
+    c.Mount("rel/../rro", "/host/rro", readonly=True, recursive_read_only=True),
+)
+SECURITY = c.SecurityContext(
+    run_as_user=33,
+    readonly_rootfs=True,
+    no_new_privs=True,
+    capabilities=c.Capabilities(add=("NET_ADMIN",), drop=("mknod",)),
+    masked_paths=("/proc/kcore",),
+    readonly_paths=("/proc/sys",),
+)
+DEVICE = c.Device("/dev/mine", "/dev/kvm", "rw")
+PRIVILEGED = c.SecurityContext(privileged=True, masked_paths=("/proc/kcore",))
+NODES = (Node("/dev/mine", "c", 10, 232, 0o660, 0, 104, "/dev/mine"),)
+HOSTED = c.NamespaceOptions(NODE, NODE, NODE)
+
+GOLDENS: dict[str, Any] = {
+    "plain": lambda: built(container()),
+    "full": lambda: built(
+        container(tty=True, mounts=MOUNTS, devices=(DEVICE,), security=SECURITY, resources=LIMITS, working_dir="/w"),
+        known=facts(
+            user=User(33, 34, (34, 77)),
+            nodes=NODES,
+            seccomp=PROFILE,
+            sources={m.host_path: Source(f"/real{m.host_path}", shared=True) for m in MOUNTS},
+            etc=(("/etc/hosts", "/s/hosts"), ("/etc/resolv.conf", "/s/resolv.conf")),
+        ),
+        command=("/run", "it"),
+        args=("now",),
+        envs=(("A", b"mine"), ("B", b"x=y")),
+    ),
+    "privileged": lambda: built(
+        container(security=PRIVILEGED),
+        sandbox(security=c.SecurityContext(privileged=True)),
+        facts(nodes=NODES, seccomp=PROFILE),
+    ),
+    "host_namespaces": lambda: built(
+        container(namespaces=HOSTED), sandbox(namespaces=HOSTED, hostname=""), facts(shm="/dev/shm")
+    ),
+    "shared_pid": lambda: built(
+        container(namespaces=c.NamespaceOptions(POD, POD, POD)),
+        sandbox(namespaces=c.NamespaceOptions(POD, POD, POD)),
+        facts(pid="/proc/7/ns/pid"),
+    ),
+    "target_pid": lambda: built(
+        container(namespaces=c.NamespaceOptions(POD, TARGET, POD, target_id="c" * 64)),
+        known=facts(pid="/proc/8/ns/pid"),
+    ),
+    "systemd_slice_v2": lambda: built(
+        container(resources=LIMITS),
+        sandbox(cgroup_parent="/kubepods.slice/kubepods-burstable.slice/kubepods-burstable-podX.slice"),
+        host=V2,
+    ),
+    "cgroup_parent": lambda: built(container(), sandbox(cgroup_parent="/kubepods/burstable/podX")),
+    "infra": lambda: spec.infra(sandbox(), "/r/rootfs", "/usr/bin/catatonit", "/r/ipc", -1000),
+}
+
+
+@pytest.mark.parametrize("name", GOLDENS)
+def test_golden(name: str) -> None:
+    text = json.dumps(GOLDENS[name](), indent=1, sort_keys=True) + "\n"
+    path = GOLDEN / f"{name}.json"
+    if os.environ.get("DAYBOOK_GOLDEN") == "write":
+        path.write_text(text)
+    assert text == path.read_text()
+
+
+def test_every_golden_file_has_its_test() -> None:
+    assert {path.stem for path in GOLDEN.glob("*.json")} == set(GOLDENS)
+
+
+@pytest.mark.parametrize(
+    ("entrypoint", "cmd", "command", "args", "expected"),
+    [
+        (("e",), ("c",), (), (), ["e", "c"]),
+        (("e",), ("c",), (), ("a",), ["e", "a"]),
+        (("e",), ("c",), ("x",), (), ["x"]),
+        (("e",), ("c",), ("x",), ("a",), ["x", "a"]),
+        (("",), ("c",), (), (), ["c"]),
+        ((), ("c",), (), (), ["c"]),
+        ((), (), (), ("a",), ["a"]),
+    ],
+)
+def test_arguments(entrypoint: Any, cmd: Any, command: Any, args: Any, expected: list[str]) -> None:
+    secrets = c.ContainerSecrets(command=command, args=args)
+    assert spec.arguments(secrets, Image(entrypoint=entrypoint, cmd=cmd)) == expected
+
+
+@pytest.mark.parametrize("cmd", [(), ("",), ("a\0b",)])
+def test_no_arguments(cmd: Any) -> None:
+    with pytest.raises(InvalidRequest):
+        spec.arguments(c.ContainerSecrets(), Image(entrypoint=(), cmd=cmd))
+
+
+def environment(image: tuple[str, ...] = (), tty: bool = False, **envs: bytes) -> list[str]:
+    secrets = c.ContainerSecrets(envs=tuple(envs.items()))
+    return spec.environment(c.ContainerConfig("x", tty=tty), secrets, Image(env=image), "host")
+
+
+def test_environment() -> None:
+    default = spec.DEFAULT_PATH
+    assert environment() == [default, "HOSTNAME=host"]
+    assert environment(tty=True) == [default, "TERM=xterm", "HOSTNAME=host"]
+    assert environment(("PATH=/x", "A=1"), A=b"2=3") == ["PATH=/x", "HOSTNAME=host", "A=2=3"]
+    assert environment(HOSTNAME=b"mine")[-1] == "HOSTNAME=mine"
+
+
+@pytest.mark.parametrize("value", [b"\xff", b"a\0b", b"x" * spec.ENV_MAX])
+def test_environment_that_cannot_be(value: bytes) -> None:
+    with pytest.raises(InvalidRequest):
+        environment(A=value)
+
+
+REFUSED = {
+    "userns": (Unsupported, container(namespaces=replace(KUBELET, userns=True)), sandbox()),
+    "cdi": (Unsupported, container(cdi_devices=("a/b=c",)), sandbox()),
+    "selinux": (Unsupported, container(security=c.SecurityContext(selinux=("u", "", "", ""))), sandbox()),
+    "apparmor": (
+        Unsupported,
+        container(security=c.SecurityContext(apparmor=c.SecurityProfile(c.ProfileType.LOCALHOST, "mine"))),
+        sandbox(),
+    ),
+    "image volume": (Unsupported, container(mounts=(c.Mount("/v", image="img"),)), sandbox()),
+    "idmap": (Unsupported, container(mounts=(c.Mount("/v", "/h", idmapped=True),)), sandbox()),
+    "rro writable": (InvalidRequest, container(mounts=(c.Mount("/v", "/h", recursive_read_only=True),)), sandbox()),
+    "rro shared": (
+        InvalidRequest,
+        container(
+            mounts=(
+                c.Mount("/v", "/h", readonly=True, recursive_read_only=True, propagation=c.Propagation.BIDIRECTIONAL),
+            )
+        ),
+        sandbox(),
+    ),
+    "mount on root": (InvalidRequest, container(mounts=(c.Mount("/x/..", "/h"),)), sandbox()),
+    "relative host path": (InvalidRequest, container(mounts=(c.Mount("/v", "h"),)), sandbox()),
+    "privileged alone": (InvalidRequest, container(security=PRIVILEGED), sandbox()),
+    "pid of a pod without": (InvalidRequest, container(namespaces=c.NamespaceOptions(POD, POD, POD)), sandbox()),
+    "target without id": (InvalidRequest, container(namespaces=replace(KUBELET, pid=TARGET)), sandbox()),
+    "parent upwards": (InvalidRequest, container(), sandbox(cgroup_parent="/a/../../b")),
+    "unknown capability": (
+        InvalidRequest,
+        container(security=c.SecurityContext(capabilities=c.Capabilities(add=("NO_SUCH",)))),
+        sandbox(),
+    ),
+    "unified path": (InvalidRequest, container(resources=c.Resources(unified={"../x.y": "1"})), sandbox()),
+    "swap below memory": (
+        InvalidRequest,
+        container(resources=c.Resources(memory_limit_in_bytes=2**24, memory_swap_limit_in_bytes=2**23)),
+        sandbox(),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_refused_before_anything_happens(name: str) -> None:
+    kind, con, pod = REFUSED[name]
+    with pytest.raises(kind):
+        spec.check(con.config, pod.config, HOST)
+
+
+def test_recursive_read_only_needs_the_runtime() -> None:
+    con = container(mounts=(c.Mount("/v", "/h", readonly=True, recursive_read_only=True),))
+    spec.check(con.config, sandbox().config, HOST)
+    with pytest.raises(Unsupported, match="^RROUnsupported"):
+        spec.check(con.config, sandbox().config, replace(HOST, recursive_read_only=False))
+
+
+def test_apparmor_default_is_ignored_where_there_is_none() -> None:
+    asked = c.SecurityProfile(c.ProfileType.RUNTIME_DEFAULT)
+    spec.check(container(security=c.SecurityContext(apparmor=asked)).config, sandbox().config, HOST)
+
+
+def test_neither_annotations_nor_labels_get_through() -> None:
+    con = container(annotations={"run.oci.handler": "evil"}, labels={"evil": "1"})
+    pod = sandbox(annotations={"io.katacontainers.config": "evil"}, labels={"evil": "1"})
+    assert "evil" not in json.dumps(built(con, pod))
+
+
+@pytest.mark.parametrize("destination", ["/dev", "/sys", "/proc"])
+def test_a_mount_of_ones_own_replaces_what_lies_below(destination: str) -> None:
+    con = container(mounts=(c.Mount(destination, "/mine"),))
+    places = [mount["destination"] for mount in built(con)["mounts"]]
+    assert [place for place in places if place.startswith(destination)] == [destination]
+
+
+@pytest.mark.parametrize(
+    ("propagation", "source"),
+    [(c.Propagation.BIDIRECTIONAL, Source("/h", slave=True)), (c.Propagation.HOST_TO_CONTAINER, Source("/h"))],
+)
+def test_propagation_needs_the_hosts(propagation: c.Propagation, source: Source) -> None:
+    con = container(mounts=(c.Mount("/v", "/h", propagation=propagation),))
+    with pytest.raises(InvalidRequest, match="is not on a shared"):
+        built(con, known=facts(sources={"/h": source}))
+
+
+def test_oom_score_is_clamped_to_what_the_daemon_may() -> None:
+    con = container(resources=c.Resources(oom_score_adj=-997))
+    assert built(con)["process"]["oomScoreAdj"] == -997
+    assert built(con, host=replace(HOST, oom_score_floor=0))["process"]["oomScoreAdj"] == 0
+
+
+@pytest.mark.skipif(not os.path.exists(seccomp.DEFAULT_PROFILE), reason="containers-common is not installed")
+def test_debians_profile_converts() -> None:
+    profile = seccomp.load(seccomp.DEFAULT_PROFILE)
+    some, all_ = (seccomp.convert(profile, caps, "x86_64", (6, 1)) for caps in ((), BY_NUMBER))
+    allowed = [
+        {name for rule in out["syscalls"] if rule["action"] == "SCMP_ACT_ALLOW" for name in rule["names"]}
+        for out in (some, all_)
+    ]
+    assert "mount" not in allowed[0] and "mount" in allowed[1] and "read" in allowed[0]
+    assert some["architectures"][0] == "SCMP_ARCH_X86_64" and some["defaultErrnoRet"] == 38
+    assert not any("includes" in rule or "comment" in rule for rule in some["syscalls"])
