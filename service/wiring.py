@@ -1,6 +1,7 @@
 """The composition root: the only module, with `main`, that names adapters. Configuration in, ports out."""
 
 import logging
+import shutil
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -99,12 +100,17 @@ def open_world(config: Config) -> World:
         layers=images.layers,
         mount_rootfs=roots.mount,
         unmount=roots.unmount,
-        runtime=config.runtime.path,
-        monitor=config.runtime.monitor,
+        runtime=program(config.runtime.path),
+        monitor=program(config.runtime.monitor),
         seccomp_profile=config.runtime.seccomp_profile,
     )
-    sandboxes = Sandboxes(layout, runtime=config.runtime.path, pause=config.runtime.infra)
+    sandboxes = Sandboxes(layout, runtime=program(config.runtime.path), pause=program(config.runtime.infra))
     return World(clock, tasks, sandboxes, images, roots)
+
+
+def program(name: str) -> str:
+    """The absolute path of a program; the name itself where there is none: using it then fails and says so."""
+    return shutil.which(name) or name
 
 
 def _images(config: Config, places: Places, boot_id: str) -> SkopeoImages:

@@ -3,6 +3,7 @@
 import grpc
 
 from adapters.cri.calls import MESSAGE_MAX
+from adapters.cri.translate import LOAD
 from domain.errors import NotReady, PullFailed
 from proto import api_pb2 as pb
 from proto.api_pb2_grpc import ImageServiceStub, RuntimeServiceStub
@@ -26,7 +27,7 @@ def load(socket: str, source: str, reference: str) -> str:
     Returns the image id. Raises NotReady where no daemon answers, PullFailed with the daemon's words.
     """
     _, images = connect(socket)
-    spec = pb.ImageSpec(image=reference, annotations={LOAD_ANNOTATION: source})
+    spec = pb.ImageSpec(image=reference, annotations={LOAD: source})
     try:
         return str(images.PullImage(pb.PullImageRequest(image=spec)).image_ref)
     except grpc.RpcError as error:

@@ -22,8 +22,8 @@ from adapters.images.config import BadConfig, ImageConfig, read_object
 from adapters.images.process import Ledger, uncancelled
 from adapters.images.reference import Reference, image_hex, is_digest, parse
 from adapters.images.skopeo import SHORT_S, STRAY_NAME, Credentials, Settings, Skopeo, source_of
-from adapters.images.store import MANIFEST_MAX, Index, Layer, Store, StoredImage
-from adapters.images.sync import count_inodes, sync_image
+from adapters.images.store import MANIFEST_MAX, Index, Store, StoredImage
+from adapters.images.sync import Marks, count_inodes, sync_image
 from adapters.images.threads import Threads
 from domain.errors import PullFailed, StorageFailed, TimedOut
 from domain.image import PulledImage
@@ -44,13 +44,14 @@ class SkopeoImages:
         self.store = Store(root)
         self._skopeo = Skopeo(root, run, pulls, settings)
         self._book = Book(pulls / "names")
-        self._root, self._run, self._pulls, self._boot_id = root, run, pulls, boot_id
+        self._marks = Marks(pulls / "synced", boot_id)
+        self._root, self._run, self._pulls = root, run, pulls
         self._places = asyncio.Semaphore(settings.at_once)
         self._threads = Threads(4)
         self._active: set[Path] = set()
         self._quiet = asyncio.Lock()
         self._clean_first = True
-        self._synced: set[str] | None = None
+        self._entered: set[str] = set()
         self._inodes: dict[str, int] = {}
 
     # --- the port ----------------------------------------------------------------------------------------------------
@@ -102,10 +103,11 @@ class SkopeoImages:
             for one in left:
                 await self._threads.run("end a broken pull", CLEAN_S, strays.end_processes, one)
             if not self._active:
-                await self._clean_store(left)
-            await self._settle(left)
+                await self._clean_store()
             for one in left:
                 await self._threads.run("remove a broken pull", CLEAN_S, strays.remove_tree, one.directory)
+            if self._clean_first:
+                await self._threads.run("begin a boot", SHORT_S, self._marks.begin_boot)
             self._clean_first = False
 
     def observe(self) -> ImageObservation:
@@ -113,16 +115,13 @@ class SkopeoImages:
         try:
             left = strays.leftovers(self._pulls, self._active)
             index = self.store.index()
-            tainted = self._tainted(index, left)
-            same_boot = all(one.boot_id == self._boot_id for one in left)
+            tainted = self._marks.tainted(index.layers)
             states: dict[str, ImageState] = {}
             for known in index.images:
                 image = self.store.image(known, fresh=True)
-                whole = isinstance(image, StoredImage)
-                if isinstance(image, StoredImage) and (unsure := [la for la in image.layers if la.id in tainted]):
-                    whole = same_boot
-                    if same_boot:
-                        self._sync_now(image, unsure, threading.Event())
+                whole = isinstance(image, StoredImage) and tainted.isdisjoint(layer.id for layer in image.layers)
+                if whole and isinstance(image, StoredImage) and not self._active:
+                    self._sync_now(image, threading.Event())
                 states[f"sha256:{known}"] = ImageState.COMPLETE if whole else ImageState.INCOMPLETE
             return ImageObservation(images=states, names=self._names(states), stray=self._strays(index, left))
         except StorageFailed as error:
@@ -225,13 +224,8 @@ class SkopeoImages:
 
     async def _sync(self, image: StoredImage) -> None:
         """New layers and the index; layers that are known to be on disk are left out."""
-        if self._synced is None:
-            self._synced = set()
-        unsure = [layer for layer in image.layers if layer.id not in self._synced]
         stop = threading.Event()
-        work = asyncio.ensure_future(
-            self._threads.run("sync an image", SYNC_S, self._sync_now, image, unsure, stop),
-        )
+        work = asyncio.ensure_future(self._threads.run("sync an image", SYNC_S, self._sync_now, image, stop))
         try:
             await asyncio.shield(work)
         except asyncio.CancelledError:
@@ -240,12 +234,15 @@ class SkopeoImages:
                 await uncancelled(work)
             raise
 
-    def _sync_now(self, image: StoredImage, unsure: Sequence[Layer], stop: threading.Event) -> None:
+    def _sync_now(self, image: StoredImage, stop: threading.Event) -> None:
+        unsure = self._marks.unsure(layer.id for layer in image.layers)
+        if not unsure and image.id in self._entered:
+            return
         image_dir = self.store.data_path(image.id, "manifest").parent
-        directories = [self.store.overlay / layer.id for layer in unsure]
+        directories = [self.store.overlay / layer for layer in sorted(unsure)]
         self._inodes.update(sync_image(self._root, image_dir, directories, stop))
-        if self._synced is not None:
-            self._synced.update(layer.id for layer in unsure)
+        self._marks.mark(unsure)
+        self._entered.add(image.id)
 
     # --- runs of skopeo ----------------------------------------------------------------------------------------------
 
@@ -253,10 +250,7 @@ class SkopeoImages:
     async def _running(self) -> AsyncIterator[Ledger]:
         """A directory for one run; removed at the end, and with it what a failed or killed run left."""
         async with self._quiet:
-            if self._synced is None:
-                left = strays.leftovers(self._pulls, self._active)
-                self._synced = set(self.store.index().layers) - self._tainted(self.store.index(), left)
-            ledger = Ledger(self._pulls / uuid.uuid4().hex, self._boot_id, sorted(self._synced))
+            ledger = Ledger(self._pulls / uuid.uuid4().hex)
             self._active.add(ledger.directory)
         whole = False
         try:
@@ -286,6 +280,11 @@ class SkopeoImages:
                     await self._clear(self.store.index())
 
     async def _delete(self, known: str, ledger: Ledger) -> None:
+        index = self.store.index()
+        if (entry := index.images.get(known)) is not None:
+            chain = [layer.id for layer in index.chain(entry.layer) or ()]
+            await self._threads.run("forget layers", SHORT_S, self._marks.unmark, chain)
+            self._entered.discard(known)
         said = await self._skopeo.delete(known, ledger)
         if known in self.store.index().images:
             raise StorageFailed(f"cannot remove image sha256:{known}: {said}")
@@ -305,13 +304,6 @@ class SkopeoImages:
         return found
 
     # --- strays ------------------------------------------------------------------------------------------------------
-
-    def _tainted(self, index: Index, left: Sequence[strays.Leftover]) -> set[str]:
-        """Layers that may not be on disk yet: those that no ledger of a broken pull knew as synced."""
-        if not left:
-            return set()
-        known = frozenset().union(*(one.known for one in left)) | (self._synced or set())
-        return set(index.layers) - known
 
     def _strays(self, index: Index, left: Sequence[strays.Leftover]) -> tuple[str, ...]:
         found = [f"pull {one.directory.name}" for one in left]
@@ -334,10 +326,10 @@ class SkopeoImages:
             or entry.names == (STRAY_NAME,)
         )
 
-    async def _clean_store(self, left: Sequence[strays.Leftover]) -> None:
-        """Nameless entries, incomplete and orphaned layers, and what another boot's broken pull never synced."""
+    async def _clean_store(self) -> None:
+        """Nameless entries, incomplete and orphaned layers, and what an earlier boot never synced."""
         index = self.store.index()
-        lost = self._tainted(index, [one for one in left if one.boot_id != self._boot_id]) if left else set()
+        lost = self._marks.tainted(index.layers)
         doomed = [
             known
             for known, entry in index.images.items()
@@ -364,7 +356,7 @@ class SkopeoImages:
     @contextlib.asynccontextmanager
     async def _own_run(self) -> AsyncIterator[Ledger]:
         """A run of the clean-up itself, which holds `_quiet`: directory and ledger, nothing after it."""
-        ledger = Ledger(self._pulls / uuid.uuid4().hex, self._boot_id, sorted(self.store.index().layers))
+        ledger = Ledger(self._pulls / uuid.uuid4().hex)
         self._active.add(ledger.directory)
         try:
             await self._threads.run("begin a clean-up", SHORT_S, self._make, ledger)
@@ -374,17 +366,6 @@ class SkopeoImages:
             await uncancelled(
                 self._threads.run("end a clean-up", CLEAN_S, strays.remove_tree, ledger.directory),
             )
-
-    async def _settle(self, left: Sequence[strays.Leftover]) -> None:
-        """Before the ledgers of this boot's broken pulls go: what they finished is synced, or not known as synced."""
-        index = self.store.index()
-        tainted = self._tainted(index, left)
-        if self._synced is None:
-            self._synced = set(index.layers) - tainted
-        for known in index.images:
-            image = self.store.image(known)
-            if isinstance(image, StoredImage) and tainted.intersection(layer.id for layer in image.layers):
-                await self._sync(image)
 
 
 def _pulled(image: StoredImage, digest: str) -> PulledImage:

@@ -166,15 +166,15 @@ class _Child:
 
 
 class Ledger:
-    """The directory of one run: who runs in it, which layers were synced before. Written before the process exists.
+    """The directory of one run and who runs in it. Written before the process exists.
 
     A killed daemon leaves it; `strays` then finds the process (pid and start time, or its --tmpdir) and ends it.
     """
 
-    def __init__(self, directory: Path, boot_id: str, known: Sequence[str]) -> None:
+    def __init__(self, directory: Path) -> None:
         self.directory = directory
         self.tmp = directory / "tmp"
-        self._facts = {"boot_id": boot_id, "pid": 0, "start": 0, "known": list(known)}
+        self._facts = {"pid": 0, "start": 0}
 
     def make(self) -> None:
         self.tmp.mkdir(parents=True, mode=0o700)

@@ -20,23 +20,21 @@ from adapters.images.rootfs import mounts_below, unmount
 from domain.errors import StorageFailed
 
 END_S = 5.0
-LEDGER_MAX = 16 * 2**20
+LEDGER_MAX = 4096
 _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class Leftover:
-    """A pull's directory without a pull. `known`: the layers that were on disk for sure when it began."""
+    """A pull's directory without a pull, and the process that its ledger names (0: none)."""
 
     directory: Path
-    boot_id: str
     pid: int
     start: int
-    known: frozenset[str]
 
 
 def leftovers(pulls: Path, active: Iterable[Path]) -> tuple[Leftover, ...]:
-    """Directories of pulls that nobody in this process runs. An unreadable ledger knows nothing, of no boot."""
+    """Directories of pulls that nobody in this process runs. An unreadable ledger knows nothing."""
     mine = set(active)
     try:
         found = sorted(path for path in pulls.iterdir() if re.fullmatch(r"[0-9a-f]{32}", path.name))
@@ -52,13 +50,11 @@ def _leftover(directory: Path) -> Leftover:
     with contextlib.suppress(OSError, ValueError, RecursionError), open(directory / "ledger.json", "rb") as file:
         read = json.loads(file.read(LEDGER_MAX))
         facts = read if isinstance(read, dict) else {}
-    pid, start, known, boot_id = (facts.get(key) for key in ("pid", "start", "known", "boot_id"))
+    pid, start = facts.get("pid"), facts.get("start")
     return Leftover(
         directory=directory,
-        boot_id=boot_id if isinstance(boot_id, str) else "",
         pid=pid if isinstance(pid, int) else 0,
         start=start if isinstance(start, int) else 0,
-        known=frozenset(k for k in known if isinstance(k, str)) if isinstance(known, list) else frozenset(),
     )
 
 

@@ -8,7 +8,7 @@ import ctypes
 import os
 import stat
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from domain.errors import Cancelled, StorageFailed
@@ -23,7 +23,7 @@ def sync_image(root: Path, image_dir: Path, layers: Sequence[Path], stop: thread
     Raises StorageFailed; Cancelled when `stop` was set.
     """
     try:
-        inodes = {layer.name: _count(layer / "diff") for layer in layers}
+        inodes = {layer.name: count_inodes(layer / "diff") for layer in layers}
         if os.path.ismount(root):
             _syncfs(root)
             return inodes
@@ -38,11 +38,71 @@ def sync_image(root: Path, image_dir: Path, layers: Sequence[Path], stop: thread
         raise StorageFailed(f"cannot sync image {image_dir.name}: {error.strerror or error}") from error
 
 
-def _count(directory: Path) -> int:
+def count_inodes(directory: Path) -> int:
     return 1 + sum(len(files) + len(dirs) for _, dirs, files in os.walk(directory))
 
 
-count_inodes = _count
+class Marks:
+    """Which layers are on the disk for sure, over restarts: an empty file each, made after the layer was synced.
+
+    A layer without a mark that an earlier boot wrote may be empty files (power was lost before the sync). A mark goes
+    before its layer does; nothing here is synced, for the journal keeps the order.
+    """
+
+    def __init__(self, directory: Path, boot_id: str) -> None:
+        self._directory = directory
+        self._boot_file = directory.with_name("boot")
+        self._boot_id = boot_id
+        self._marked: set[str] | None = None
+
+    def unsure(self, layers: Iterable[str]) -> set[str]:
+        """Layers that are not known to be on the disk. Raises StorageFailed."""
+        return set(layers) - self._known()
+
+    def tainted(self, layers: Iterable[str]) -> set[str]:
+        """Of these, layers that an earlier boot left without having synced them. Raises StorageFailed."""
+        try:
+            boot_id = self._boot_file.read_text() if self._boot_file.exists() else self._boot_id
+        except (OSError, ValueError) as error:
+            raise StorageFailed(f"cannot read {self._boot_file}: {error}") from error
+        return set() if boot_id == self._boot_id else self.unsure(layers)
+
+    def mark(self, layers: Iterable[str]) -> None:
+        """Raises StorageFailed."""
+        try:
+            self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            for layer in self.unsure(layers):
+                (self._directory / layer).touch()
+                self._known().add(layer)
+        except OSError as error:
+            raise StorageFailed(f"cannot note layers as synced: {error.strerror}") from error
+
+    def unmark(self, layers: Iterable[str]) -> None:
+        """Raises StorageFailed."""
+        for layer in layers:
+            try:
+                (self._directory / layer).unlink(missing_ok=True)
+            except OSError as error:
+                raise StorageFailed(f"cannot note layers as not synced: {error.strerror}") from error
+            self._known().discard(layer)
+
+    def begin_boot(self) -> None:
+        """What an earlier boot left without a mark is gone: from now on, unmarked layers are this boot's."""
+        new = self._boot_file.with_suffix(".new")
+        try:
+            self._boot_file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            new.write_text(self._boot_id)
+            os.replace(new, self._boot_file)
+        except OSError as error:
+            raise StorageFailed(f"cannot write {self._boot_file}: {error.strerror}") from error
+
+    def _known(self) -> set[str]:
+        if self._marked is None:
+            try:
+                self._marked = set(os.listdir(self._directory)) if self._directory.is_dir() else set()
+            except OSError as error:
+                raise StorageFailed(f"cannot read {self._directory}: {error.strerror}") from error
+        return self._marked
 
 
 def _sync_tree(top: Path, stop: threading.Event) -> None:

@@ -35,6 +35,7 @@ def host(runtime: str) -> Host:
         hostname=uname.nodename,
         cgroup_v2=found.v2,
         swap=found.v2 or os.path.exists(f"{memory}/memory.memsw.limit_in_bytes"),
+        huge_pages="hugetlb" in found.v1 or "hugetlb" in "".join(_first_lines(f"{found.unified}/cgroup.controllers")),
         apparmor="".join(_first_lines("/sys/module/apparmor/parameters/enabled")).startswith("Y"),
         oom_score_floor=oom_score_floor(),
         recursive_read_only=isinstance(options, list) and "rro" in options,

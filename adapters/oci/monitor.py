@@ -17,7 +17,7 @@ from typing import Any
 
 from adapters.oci import cgroups, files, process, runc
 from adapters.oci.layout import ContainerPaths, Layout
-from adapters.oci.threads import Threads
+from adapters.oci.threads import Threads, failed
 from domain.container import Container
 from domain.errors import Busy, RuntimeFailed, TimedOut
 from domain.observations import ExitFile
@@ -82,7 +82,10 @@ class Monitors:
         monitor = process.identity(child.pid)
         if monitor is None:
             raise RuntimeFailed(f"{os.path.basename(self.path)}: {_why(child, errors)}")
-        files.write_process(paths.monitor, monitor)
+        try:
+            files.write_process(paths.monitor, monitor)
+        except OSError as error:
+            raise failed(error) from error
         # Moving a process waits for an RCU grace period (6 to 10 ms): it does so while runc works. Until then conmon is
         # in the daemon's cgroup, never in the pod's; the container's processes are put into theirs by runc.
         moving = asyncio.ensure_future(self._move(child.pid))

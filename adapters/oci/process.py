@@ -19,6 +19,7 @@ from domain.records import Process
 
 SAID_MAX = 64 * 1024
 STAT_MAX = 4096
+DESCENDANTS_MAX = 10_000
 ZOMBIE_STATES = frozenset({"Z", "X", "x"})
 F_ADD_SEALS = 1033
 F_SEAL_SHRINK = 2
@@ -197,6 +198,22 @@ def identity(pid: int) -> Process | None:
     """The living process that has this pid now."""
     start = start_time(pid) if pid > 0 else None
     return None if start is None else Process(pid, start, boot_id())
+
+
+def descendants(process: Process) -> list[Process]:
+    """The living children, grandchildren and so on of a process, parents first, as of now."""
+    found: list[Process] = []
+    waiting = [process.pid]
+    while waiting and len(found) < DESCENDANTS_MAX:
+        pid = waiting.pop()
+        try:
+            with open(f"/proc/{pid}/task/{pid}/children") as file:
+                children = [int(word) for word in file.read(SAID_MAX).split()]
+        except OSError:
+            continue
+        found += [one for child in children if (one := identity(child))]
+        waiting += children
+    return found
 
 
 def alive(process: Process | None) -> bool:

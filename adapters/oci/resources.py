@@ -34,8 +34,11 @@ def check(asked: Resources | None) -> None:
             raise InvalidRequest(f"unified key {key[:80]!r} is not a cgroup file")
 
 
-def build(asked: Resources | None, swap_counted: bool) -> dict[str, Any]:
-    """`swap_counted`: the kernel accounts swap; then a memory limit without a swap limit means: no swap."""
+def build(asked: Resources | None, swap_counted: bool, huge_counted: bool = True) -> dict[str, Any]:
+    """`swap_counted`: the kernel accounts swap; then a memory limit without a swap limit means: no swap.
+
+    `huge_counted`: there is a hugetlb controller; without one a limit of 0 is dropped, since there is nothing to take.
+    """
     if asked is None:
         return {}
     cpu = {
@@ -55,7 +58,7 @@ def build(asked: Resources | None, swap_counted: bool) -> dict[str, Any]:
             out[name] = given
     # A limit of 0 is a limit here: the kubelet sends it for every page size that a pod does not ask for.
     huge = [{"pageSize": size.replace("iB", "B"), "limit": n} for size, n in sorted(asked.hugepage_limits.items())]
-    if huge:
+    if huge and (huge_counted or any(asked.hugepage_limits.values())):
         out["hugepageLimits"] = huge
     if asked.unified:
         out["unified"] = dict(sorted(asked.unified.items()))

@@ -54,16 +54,13 @@ class Sandboxes:
         return await self._start_infra(sandbox_id, paths, ":" in _cgroup(paths))
 
     def _make(self, paths: SandboxPaths, sandbox: Sandbox, mark: Mapping[str, Any]) -> None:
-        try:
-            os.mkdir(paths.directory, DIRECTORY_MODE)
-            files.write_owner(paths.owner, mark)
-            os.mkdir(paths.run, DIRECTORY_MODE)
-            write_etc(paths, sandbox)
-            if sandbox.config.namespaces.ipc is NamespaceMode.POD:
-                make_shm(paths.shm)
-                pin({"ipc": paths.ipc})
-        except OSError as error:
-            raise StorageFailed(f"{error.filename}: {os.strerror(error.errno or 0)}") from error
+        os.mkdir(paths.directory, DIRECTORY_MODE)
+        files.write_owner(paths.owner, mark)
+        os.mkdir(paths.run, DIRECTORY_MODE)
+        write_etc(paths, sandbox)
+        if sandbox.config.namespaces.ipc is NamespaceMode.POD:
+            make_shm(paths.shm)
+            pin({"ipc": paths.ipc})
 
     def _make_infra(self, paths: SandboxPaths, sandbox: Sandbox) -> None:
         ipc = paths.ipc if sandbox.config.namespaces.ipc is NamespaceMode.POD else ""

@@ -47,6 +47,7 @@ class Host:
     hostname: str = "localhost"
     cgroup_v2: bool = False
     swap: bool = True
+    huge_pages: bool = True
     apparmor: bool = False
     recursive_read_only: bool = True
     oom_score_floor: int = -1000
@@ -225,7 +226,7 @@ def _linux(container: Container, sandbox: Sandbox, facts: Facts, host: Host) -> 
     security = container.config.security
     privileged = security.privileged
     given = capabilities.effective(security.capabilities, privileged, host.capabilities)
-    limits = resources.build(container.config.resources, host.swap)
+    limits = resources.build(container.config.resources, host.swap, host.huge_pages)
     limits["devices"] = devices.rules(container.config.devices, facts.nodes, privileged)
     linux: dict[str, Any] = {
         "cgroupsPath": cgroups.path_for(sandbox.config.cgroup_parent, container.id),

@@ -138,15 +138,12 @@ class Tasks:
         """The owner mark first: whatever follows is ours from then on, also for a daemon that comes later."""
         if container.log_path:
             logpath.check(sandbox.config.log_directory, container.log_path)
-        try:
-            os.mkdir(paths.directory, DIRECTORY_MODE)
-            files.write_owner(paths.owner, mark)
-            for path in (paths.rootfs, paths.upper, paths.work):
-                os.mkdir(path, DIRECTORY_MODE)
-            # The upper directory becomes the container's "/": other users must be able to enter it.
-            os.chmod(paths.upper, 0o755)
-        except OSError as error:
-            raise StorageFailed(f"{error.filename}: {os.strerror(error.errno or 0)}") from error
+        os.mkdir(paths.directory, DIRECTORY_MODE)
+        files.write_owner(paths.owner, mark)
+        for path in (paths.rootfs, paths.upper, paths.work):
+            os.mkdir(path, DIRECTORY_MODE)
+        # The upper directory becomes the container's "/": other users must be able to enter it.
+        os.chmod(paths.upper, 0o755)
 
     def _write_spec(
         self,
@@ -254,7 +251,8 @@ class Tasks:
         number = process.signal_number(container.stop_signal) or signal.SIGTERM
         # After, not before: a daemon killed in between makes the next one send twice, never not at all.
         if process.send_signal(container.init, number):
-            with suppress(FileNotFoundError):
+            # A full disk costs the mark, not the stop.
+            with suppress(OSError):
                 files.write(paths.stop_sent, str(number).encode())
 
     async def _kill(self, paths: ContainerPaths, container: Container, init: Process) -> None:
@@ -333,8 +331,12 @@ class Tasks:
         found = [monitor] if monitor else []
         if monitor is None and os.path.exists(paths.config):
             found = list(await self._threads.call(lambda: list(strays(container_id))))
-        for one in (*found, files.runtime_init(paths.state, boot)):
-            if one is not None and process.send_signal(one, signal.SIGKILL):
+        # Their children too: a `runc create` that dies with its conmon does so a moment later and could still make a
+        # cgroup that nobody would remove.
+        family = [member for one in found if process.alive(one) for member in process.descendants(one)]
+        init = files.runtime_init(paths.state, boot)
+        for one in (*found, *family, *([init] if init else [])):
+            if process.send_signal(one, signal.SIGKILL):
                 try:
                     async with asyncio.timeout(self._limits.kill_s):
                         await process.gone(one)

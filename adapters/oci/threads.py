@@ -4,11 +4,12 @@ Not the default executor: six hung umounts would fill it and stop everything els
 """
 
 import asyncio
+import os
 import threading
 from collections.abc import Callable
 from typing import TypeVar
 
-from domain.errors import Busy, TimedOut
+from domain.errors import Busy, StorageFailed, TimedOut
 
 T = TypeVar("T")
 Outcome = tuple[T | None, BaseException | None]
@@ -25,7 +26,8 @@ class Threads:
     async def call(self, function: Callable[..., T], *args: object) -> T:
         """The function's result. A cancelled caller still waits for the thread (within the limit): nothing runs unseen.
 
-        Raises Busy where too many threads are at work, TimedOut where this one does not come back.
+        Raises Busy where too many threads are at work, TimedOut where this one does not come back, StorageFailed for
+        any OSError.
         """
         if self._free <= 0:
             raise Busy(f"too many file operations are running ({self.hanging} hang)")
@@ -40,7 +42,10 @@ class Threads:
                 future.cancel()
         if future.cancelled():
             raise TimedOut(f"{function.__name__}: not done after {self._limit_s:g} s")
-        return future.result()
+        try:
+            return future.result()
+        except OSError as error:
+            raise failed(error) from error
 
     def _start(self, future: "asyncio.Future[T]", function: Callable[..., T], args: tuple[object, ...]) -> None:
         loop = future.get_loop()
@@ -67,6 +72,12 @@ class Threads:
                 return  # the loop is closed: nobody waits any more
 
         threading.Thread(target=work, name=f"oci {function.__name__}", daemon=True).start()
+
+
+def failed(error: OSError) -> StorageFailed:
+    """A system call's refusal in our own words: the file and the reason."""
+    where = f"{error.filename}: " if error.filename else ""
+    return StorageFailed(f"{where}{os.strerror(error.errno or 0)}")
 
 
 async def settled(future: "asyncio.Future[T]", limit_s: float) -> None:

@@ -5,6 +5,7 @@ every number is checked against 0..2^31-1 in one place (a larger uid would wrap 
 """
 
 import os
+import stat
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -36,13 +37,17 @@ def files_of(root: int) -> Files:
 
     def read(path: str) -> str:
         try:
-            fd = kernel.open_in_root(root, path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY)
+            found = kernel.open_in_root(root, path, os.O_PATH)
         except OSError:
             return ""
-        with os.fdopen(fd, "rb") as file:
-            if not os.path.isfile(f"/proc/self/fd/{fd}"):
+        try:
+            # Judged before it is opened: to open a device node of the image could do something.
+            if not stat.S_ISREG(os.fstat(found).st_mode):
                 return ""
-            data = file.read(FILE_MAX + 1)
+            with open(f"/proc/self/fd/{found}", "rb") as file:
+                data = file.read(FILE_MAX + 1)
+        finally:
+            os.close(found)
         if len(data) > FILE_MAX:
             raise InvalidRequest(f"{path} of the image is larger than {FILE_MAX} bytes")
         return data.decode(errors="replace")

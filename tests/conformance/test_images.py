@@ -13,11 +13,13 @@ from typing import Any
 
 import pytest
 
+from adapters.images import images as real_images
 from adapters.images.fake import FakeImages, fake_image
 from adapters.images.images import SkopeoImages
 from adapters.images.process import Ledger
 from adapters.images.rootfs import RootMounts, mount_overlay, mounts_below, unmount
 from adapters.images.skopeo import Credentials, Settings
+from adapters.images.sync import sync_image
 from domain.errors import (
     Failure,
     InvalidRequest,
@@ -141,7 +143,7 @@ class RealWorld:
         return found
 
     def runs(self) -> list[Path]:
-        return [p for p in (self.directory / "pulls").glob("*") if p.name not in ("names", "storage.conf")]
+        return [p for p in (self.directory / "pulls").glob("*") if len(p.name) == 32]
 
     def assert_nothing_left(self) -> None:
         assert self.processes() == []
@@ -583,7 +585,7 @@ class TestReal:
     def test_a_skopeo_that_the_ledger_misses_is_found_by_its_directory(self, real: RealWorld) -> None:
         async def body() -> None:
             real.make("a", "one")
-            ledger = Ledger(real.directory / "pulls" / ("a" * 32), BOOT, ())
+            ledger = Ledger(real.directory / "pulls" / ("a" * 32))
             ledger.make()
             real.fault("a", 1, Fault("hang"))
             await asyncio.create_subprocess_exec(
@@ -598,24 +600,62 @@ class TestReal:
 
         run(body())
 
-    def test_another_boots_unsynced_image_does_not_count(self, real: RealWorld) -> None:
+    def test_what_an_earlier_boot_did_not_sync_does_not_count(
+        self, real: RealWorld, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         """Power was lost in a pull: what it had committed may be empty files."""
 
         async def body() -> None:
             old = real.make("old", "zero")
             await real.images.pull(real.reference("old"))
-            known = sorted(real.images.store.index().layers)
             made = real.make("a", "one")
-            await real.images.pull(real.reference("a"))
-            Ledger(real.directory / "pulls" / ("b" * 32), "another-boot", known).make()
-            after = real.daemon()
+            with monkeypatch.context() as patch:
+                patch.setattr(real_images, "sync_image", _power_lost)
+                with pytest.raises(StorageFailed, match="power"):
+                    await real.images.pull(real.reference("a"))
+            after = real.daemon("another-boot")
             seen = after.observe()
             assert seen.images == {made.image_id: ImageState.INCOMPLETE, old.image_id: ImageState.COMPLETE}
             assert set(seen.names) == {real.reference("old")}
-            assert set(real.daemon("another-boot").observe().images.values()) == {ImageState.COMPLETE}
             await after.clean()
             assert after.observe().images == {old.image_id: ImageState.COMPLETE}
             assert (await after.pull(real.reference("a"))).image_id == made.image_id
+            third = real.daemon("third-boot")
+            assert set(third.observe().images.values()) == {ImageState.COMPLETE}
+
+        run(body())
+
+    def test_what_this_boot_did_not_sync_is_synced_by_the_next_look(
+        self, real: RealWorld, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        async def body() -> None:
+            made = real.make("a", "one")
+            with monkeypatch.context() as patch:
+                patch.setattr(real_images, "sync_image", _power_lost)
+                with pytest.raises(StorageFailed, match="power"):
+                    await real.images.pull(real.reference("a"))
+            assert real.daemon().observe().images == {made.image_id: ImageState.COMPLETE}
+            assert real.daemon("another-boot").observe().images == {made.image_id: ImageState.COMPLETE}
+
+        run(body())
+
+    def test_a_layer_that_was_removed_is_synced_again(self, real: RealWorld, monkeypatch: pytest.MonkeyPatch) -> None:
+        async def body() -> None:
+            synced: list[int] = []
+
+            def count(root: Path, image_dir: Path, layers: Any, stop: Any) -> dict[str, int]:
+                synced.append(len(layers))
+                return sync_image(root, image_dir, layers, stop)
+
+            monkeypatch.setattr(real_images, "sync_image", count)
+            real.make("a", "one")
+            real.make("b", "two")
+            image = await real.images.pull(real.reference("a"))
+            await real.images.pull(real.reference("a"))
+            await real.images.pull(real.reference("b"))
+            await real.images.remove(image.image_id)
+            await real.images.pull(real.reference("a"))
+            assert synced == [3, 2, 3]
 
         run(body())
 
@@ -782,6 +822,10 @@ class TestRootfs:
 
 
 # --- helpers -----------------------------------------------------------------------------------------------------------
+
+
+def _power_lost(*_: Any) -> dict[str, int]:
+    raise StorageFailed("no power")
 
 
 def _entries(index: Path) -> int:

@@ -677,3 +677,74 @@ asyncio.run(main())
         assert (await lab.tasks().wait_exit(container)).code == 5
 
     run_in(real, body)
+
+
+@pytest.mark.real
+@pytest.mark.parametrize("after_s", [0.003, 0.006, 0.01, 0.015, 0.02, 0.03])
+def test_a_daemon_killed_inside_a_create_leaves_nothing_after_removal(real: Lab, after_s: float) -> None:
+    script = f"""
+import asyncio, json, sys
+sys.path.insert(0, {os.getcwd()!r})
+from pathlib import Path
+from tests.conformance.test_tasks import Lab, MARK, STOPS
+async def main():
+    lab = Lab(True, Path({str(real.path)!r}))
+    sandbox = lab.sandbox()
+    await lab.sandboxes().set_up(sandbox.id, sandbox, MARK)
+    container, secrets = lab.container(sandbox, STOPS)
+    tasks = lab.tasks()
+    tasks.binaries(), tasks.host()
+    print(json.dumps(lab.ids), flush=True)
+    await tasks.create(container, sandbox, secrets, MARK)
+asyncio.run(main())
+"""
+
+    async def body(lab: Lab) -> None:
+        daemon = await asyncio.create_subprocess_exec(
+            sys.executable, "-c", script, stdout=asyncio.subprocess.PIPE, start_new_session=True
+        )
+        assert daemon.stdout is not None
+        lab.ids += json.loads(await daemon.stdout.readline())
+        await asyncio.sleep(after_s)
+        if daemon.returncode is None:
+            daemon.kill()
+        await daemon.wait()
+
+    run_in(real, body)
+
+
+@only_real
+async def test_zero_huge_pages_without_their_controller(lab: Lab) -> None:
+    container = await lab.running(Program(exits=0), resources=c.Resources(hugepage_limits={"2MB": 0, "1GB": 0}))
+    assert (await lab.tasks().wait_exit(container)).code == 0
+
+
+@only_real
+async def test_a_pods_files_in_etc(lab: Lab) -> None:
+    sandbox = lab.sandbox(hostname="my-pod", dns=c.DnsConfig(("10.0.0.10",), ("svc.local", "local"), ("ndots:5",)))
+    await lab.sandboxes().set_up(sandbox.id, sandbox, MARK)
+    container = await lab.running("cat /etc/hostname /etc/resolv.conf; echo $HOSTNAME", sandbox)
+    await lab.tasks().wait_exit(container)
+    lines = [line.split(" F ", 1)[1] for line in lab.log(container).splitlines()]
+    assert lines == ["my-pod", "search svc.local local", "nameserver 10.0.0.10", "options ndots:5", "my-pod"]
+
+
+@only_real
+async def test_a_namespace_that_is_no_longer_pinned(lab: Lab) -> None:
+    sandbox = lab.sandbox()
+    await lab.sandboxes().set_up(sandbox.id, sandbox, MARK)
+    unmount(Path(lab.layout.sandbox(sandbox.id).ipc))
+    seen = lab.sandboxes().observe([sandbox], lab.boot_id())[sandbox.id]
+    assert seen.namespace is NamespaceState.PLAIN
+
+
+@only_real
+async def test_unreadable_things_do_not_spoil_the_sweep(lab: Lab) -> None:
+    container = await lab.created(STOPS)
+    broken = lab.new_id()
+    paths = lab.layout.container(broken)
+    os.makedirs(paths.directory)
+    os.mkdir(paths.owner)
+    found = lab.tasks().observe([container], lab.boot_id())
+    assert found[container.id].task is TaskState.CREATED
+    assert (found[broken].task, bool(found[broken].text)) == (TaskState.UNREADABLE, True)

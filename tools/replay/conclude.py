@@ -13,10 +13,11 @@ from domain.records import Record
 from domain.sandbox import Sandbox
 from tools.replay.story import Daemon, Story, elapsed
 from tools.replay.text import instant, printable, size, span
-from tools.replay.words import code_words, fit_hash, row_words, signal_name
+from tools.replay.words import code_words, failure_words, fit_hash, row_words, signal_name
 
 S, B, I = ContainerState, SandboxState, ImageState  # noqa: E741  (shorthand, as in the tables)
 
+KILLED_CODE = 128 + 9
 EVIDENCE = {
     "exit-file": "evidence: the exit file that conmon left",
     "wait-status": "evidence: the wait status of the process",
@@ -116,9 +117,9 @@ def _exit(story: Story, known: Container, exited: Record) -> Iterator[str]:
     absent = _absence(story, exited)
     if event.evidence.source == "none":
         why = "the daemon was not running and no exit code was left" if absent else "no exit code was left"
-        yield f"unknown how it ended: {why}{_cited(exited)}; {'seen' if absent else 'ended'} at {instant(event.at)}"
+        yield f"unknown: {why}{_cited(exited)}; found ended at {instant(event.at)}"
     elif event.evidence.source == "contradiction":
-        yield f"unknown how it ended: {printable(event.text)}{_cited(exited)}"
+        yield f"unknown: {printable(event.text)}{_cited(exited)}"
     else:
         yield f"exited with {code_words(event.code)} at {instant(event.at)}{_after_start(known, event)}"
     yield from _oom(story, exited)
@@ -155,12 +156,11 @@ def _absence(story: Story, found: Record) -> Daemon | None:
 
 def _absence_words(absent: Daemon) -> str:
     assert absent.since is not None
-    how = "it had been stopped" if absent.left else "it had died"
+    how = "when it was stopped" if absent.left else "its last sign of life"
+    since = f"{instant(absent.since.at.wall_ns)} (record {absent.since.seq}, {how})"
     boot = "; the machine was booted anew in between" if absent.rebooted else ""
-    return (
-        f"the daemon was not running between {instant(absent.since.at.wall_ns)} (record {absent.since.seq}, {how}) "
-        f"and {instant(absent.started.at.wall_ns)} (record {absent.started.seq}){boot}"
-    )
+    started = f"{instant(absent.started.at.wall_ns)} (record {absent.started.seq})"
+    return f"the daemon was gone at some time between {since} and {started}{boot}"
 
 
 def _oom(story: Story, exited: Record) -> Iterator[str]:
@@ -204,9 +204,11 @@ def _stop_end(first: Record, newest: Record, exited: Record) -> str:
         late = deadline.boot_id != exited.at.boot_id or exited.at.boot_ns >= deadline.boot_ns
     if exited.event.evidence.source == "none":
         return f"whether the stop ended it is unknown; it was found ended {span(took)} after the stop was asked for"
-    if not late:
-        return f"ended {span(took)} after the stop was asked for, within its grace"
-    return f"killed: the grace was over, SIGKILL was due; ended {span(took)} after the stop was asked for"
+    killed, when = exited.event.code == KILLED_CODE, f"{span(took)} after the stop was asked for"
+    if late:
+        return f"{'killed' if killed else 'ended'} {when}: the grace was over, SIGKILL was due"
+    strange = "; Daybook sends SIGKILL only after the grace, so who sent it is unknown" if killed else ""
+    return f"ended {when}, within its grace{strange}"
 
 
 def _unasked(story: Story, exited: Record) -> Iterator[str]:
@@ -309,7 +311,7 @@ def _removal(story: Story, key: str, asked: type, done: type) -> Iterator[str]:
 
 
 def _failure(record: Record) -> str:
-    return f"{printable(record.event.error, 40)}: {printable(record.event.text)} (record {record.seq})"
+    return f"{failure_words(record.event)} (record {record.seq})"
 
 
 def _when(story: Story, key: str, kind: type) -> str:

@@ -15,6 +15,7 @@ KEY_WIDTH = 22
 NAME_WIDTH = 36
 EVENT_WIDTH = 28
 TIME_WIDTH = 24
+WORDS_WIDTH = 160
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +60,7 @@ def text_of(record: Found, names: Names, seq_width: int) -> str:
     if not isinstance(record, Record):
         return line(f"{seq}  {'-':<{TIME_WIDTH}}  {who}  {'UNREADABLE':<{EVENT_WIDTH}}  {printable(record.why)}")
     event = record.wire.rsplit("/", 1)[0]
-    words = event_words(record.event)
+    words = fit(event_words(record.event), WORDS_WIDTH)
     told = f"{words}  | " if words else "| "
     return line(
         f"{seq}  {instant(record.at.wall_ns):<{TIME_WIDTH}}  {who}  {fit(event, EVENT_WIDTH):<{EVENT_WIDTH}}"

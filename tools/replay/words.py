@@ -97,8 +97,10 @@ def _then(then: str) -> str:
     return f", then {printable(then, 20)}" if then else ""
 
 
-def _failure(event: Any) -> str:
-    return f"{printable(event.error, 40)}: {printable(event.text)}"
+def failure_words(event: Any) -> str:
+    """Class and text of a failure; some texts begin with the class's name already."""
+    said = event.text.startswith(f"{event.error}:")
+    return printable(event.text) if said else f"{printable(event.error, 40)}: {printable(event.text)}"
 
 
 def _created(event: e.ContainerCreateRequested) -> str:
@@ -166,11 +168,11 @@ EVENT: Mapping[type, Words] = {
     e.ContainerCreateRequested:   _created,
     e.ContainerAdjusted:          lambda ev: f"by {printable(ev.by, 80)}: {count(len(ev.changes), 'change')}",
     e.ContainerCreated:           _made,
-    e.ContainerCreateFailed:      _failure,
+    e.ContainerCreateFailed:      failure_words,
     e.ContainerCreateInterrupted: lambda ev: "the daemon died inside the create; id and name are kept for a retry",
     e.ContainerStartRequested:    _nothing,
     e.ContainerStarted:           lambda ev: f"OOM counter {ev.oom_kills}" if ev.oom_kills else "",
-    e.ContainerStartFailed:       _failure,
+    e.ContainerStartFailed:       failure_words,
     e.ContainerStopRequested:     lambda ev: f"{printable(ev.signal, 40)}, grace {ev.grace_s} s{_then(ev.then)}",
     e.ContainerStopMoved:         lambda ev: f"grace now {ev.grace_s} s{_then(ev.then)}",
     e.ContainerExited:            _exited,
@@ -182,7 +184,7 @@ EVENT: Mapping[type, Words] = {
     e.SandboxRunRequested:        _run,
     e.SandboxNetworkSet:          lambda ev: f"addresses {printable(', '.join(ev.ips[:8])) or 'none'}",
     e.SandboxReady:               lambda ev: f"infra {_process(ev.infra)}" if ev.infra else "",
-    e.SandboxRunFailed:           _failure,
+    e.SandboxRunFailed:           failure_words,
     e.SandboxDied:                lambda ev: printable(ev.text),
     e.SandboxStopRequested:       lambda ev: _then(ev.then)[2:],
     e.SandboxNetworkReleased:     _nothing,
@@ -193,7 +195,7 @@ EVENT: Mapping[type, Words] = {
     e.SandboxRemoved:             _nothing,
     e.ImagePullRequested:         lambda ev: f"from {printable(ev.source)}" if ev.source else "",
     e.ImagePulled:                _pulled,
-    e.ImagePullFailed:            _failure,
+    e.ImagePullFailed:            failure_words,
     e.ImageRemoveRequested:       _nothing,
     e.ImageRemoved:               _nothing,
     e.ImageLost:                  lambda ev: printable(ev.text),

@@ -129,16 +129,31 @@ STEPS = (
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(st.lists(st.tuples(st.sampled_from(STEPS), st.integers(0, 40), st.booleans()), max_size=60))
 def test_the_cache_is_always_what_a_list_made_now_would_be(steps: list[tuple[str, int, bool]]) -> None:
+    """Also in the middle of a step: somebody may list after any event."""
     world = World()
-    for what, number, look in [("pull", 0, False), ("run", 0, False), *steps]:
+    look_at = [False]
+
+    def compare(key: str) -> None:
+        if look_at[0]:
+            assert cached(world.lists) == naive(world.api), key
+
+    world.api.on_change(compare)
+    for what, number, look in [("pull", 0, False), ("run", 0, False), ("create", 0, True), *steps]:
+        look_at[0] = look
         world.change(what, number)
-        if look:
-            assert cached(world.lists) == naive(world.api)
     assert cached(world.lists) == naive(world.api)
     assert cached(Lists(world.api, normalise)) == naive(world.api)
+
+
+def test_giving_up_a_quarantined_container_takes_it_off_the_list() -> None:
+    world, _, names = populated(1, 2)
+    world.api.quarantine(e.container_key(names[0]))
+    assert views.QUARANTINED in cached(world.lists)[0].containers[0].annotations
+    now(world.api, c.ReleaseQuarantine(e.container_key(names[0])))
+    assert ids_of(world.lists.containers(None)) == [names[1]]
 
 
 def populated(pods: int, each: int) -> tuple[World, list[str], list[str]]:
@@ -155,7 +170,7 @@ def populated(pods: int, each: int) -> tuple[World, list[str], list[str]]:
 
 
 def test_a_thousand_containers_are_protobufs_own_bytes() -> None:
-    world, _, names = populated(50, 20)
+    world, _, _ = populated(50, 20)
     data = world.lists.containers(None)
     parsed = pb.ListContainersResponse.FromString(data)
     assert len(parsed.containers) == 1000

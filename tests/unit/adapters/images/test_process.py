@@ -98,10 +98,10 @@ def test_no_descriptor_is_left_open() -> None:
 
 
 def test_the_ledger_names_the_process(tmp_path: Path) -> None:
-    ledger = Ledger(tmp_path / "run", "boot", ["l1"])
+    ledger = Ledger(tmp_path / "run")
     ledger.make()
     path = tmp_path / "run" / "ledger.json"
-    assert json.loads(path.read_text()) == {"boot_id": "boot", "pid": 0, "start": 0, "known": ["l1"]}
+    assert json.loads(path.read_text()) == {"pid": 0, "start": 0}
     wait(run(["sleep", "0.01"], env=ENV, ledger=ledger))
     facts = json.loads(path.read_text())
     assert facts["pid"] > 0 and facts["start"] >= start_time(os.getpid())

@@ -26,7 +26,7 @@ def ledger(tmp_path: Path) -> Ledger:
     script = tmp_path / "skopeo"
     script.write_text(SCRIPT.format(out=tmp_path))
     script.chmod(0o755)
-    made = Ledger(tmp_path / "run", "boot", [])
+    made = Ledger(tmp_path / "run")
     made.make()
     return made
 

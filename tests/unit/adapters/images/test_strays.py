@@ -17,22 +17,22 @@ def pulls(tmp_path: Path) -> Path:
 
 def test_only_directories_of_runs_that_nobody_runs(pulls: Path) -> None:
     for name in ("a" * 32, "b" * 32):
-        Ledger(pulls / name, "boot", ["l1"]).make()
+        Ledger(pulls / name).make()
     (left,) = strays.leftovers(pulls, [pulls / ("b" * 32)])
-    assert (left.directory.name, left.boot_id, left.known) == ("a" * 32, "boot", frozenset({"l1"}))
+    assert (left.directory.name, left.pid, left.start) == ("a" * 32, 0, 0)
     assert strays.leftovers(pulls / "none", []) == ()
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", '{"pid": "x", "known": {"a": 1}, "boot_id": 7}', "[" * 100_000])
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"pid": "x", "start": []}', "[" * 100_000])
 def test_an_unreadable_ledger_knows_nothing(pulls: Path, text: str) -> None:
     (pulls / ("a" * 32)).mkdir()
     (pulls / ("a" * 32) / "ledger.json").write_text(text)
     (left,) = strays.leftovers(pulls, [])
-    assert (left.boot_id, left.pid, left.start, left.known) == ("", 0, 0, frozenset())
+    assert (left.pid, left.start) == (0, 0)
 
 
 def test_a_process_is_found_by_its_directory_and_no_other_is_touched(pulls: Path) -> None:
-    Ledger(pulls / ("a" * 32), "boot", []).make()
+    Ledger(pulls / ("a" * 32)).make()
     (left,) = strays.leftovers(pulls, [])
     script = ["/bin/sh", "-c", "read x", "--tmpdir"]
     with (
@@ -51,7 +51,7 @@ def test_a_process_is_found_by_its_directory_and_no_other_is_touched(pulls: Path
 
 def test_a_recorded_pid_that_is_someone_else_now_is_left_alone(pulls: Path) -> None:
     me = os.getpid()
-    left = strays.Leftover(pulls, "boot", me, start_time(me) - 1, frozenset())
+    left = strays.Leftover(pulls, me, start_time(me) - 1)
     assert strays.processes(left) == ()
 
 

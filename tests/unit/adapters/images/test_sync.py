@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from adapters.images.sync import count_inodes, sync_image
+from adapters.images.sync import Marks, count_inodes, sync_image
 from domain.errors import Cancelled, StorageFailed
 
 
@@ -38,3 +38,19 @@ def test_a_missing_layer_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "overlay" / "l").rmdir()
     with pytest.raises(StorageFailed, match="cannot sync image"):
         sync_image(tmp_path, image, [layer], threading.Event())
+
+
+def test_marks_outlive_a_daemon_and_tell_an_earlier_boots_layers(tmp_path: Path) -> None:
+    marks = Marks(tmp_path / "synced", "boot1")
+    assert marks.unsure(["a", "b"]) == {"a", "b"} and marks.tainted(["a"]) == set()
+    marks.begin_boot()
+    marks.mark(["a", "c"])
+    assert marks.unsure(["a", "b", "c"]) == {"b"}
+    marks.unmark(["c", "never"])
+    assert marks.unsure(["a", "b", "c"]) == {"b", "c"}
+    again = Marks(tmp_path / "synced", "boot1")
+    assert again.unsure(["a", "b", "c"]) == {"b", "c"} and again.tainted(["b"]) == set()
+    later = Marks(tmp_path / "synced", "boot2")
+    assert later.tainted(["a", "b"]) == {"b"}
+    later.begin_boot()
+    assert later.tainted(["a", "b"]) == set()

@@ -10,7 +10,7 @@ from adapters.oci.monitor import exit_of, parsed
         (b'{"pid": 12}\n', (12, "")),
         (b'{"pid": -1, "message": "no"}\n', (-1, "no")),
         (b'{"pid": -1, "message": "a\x01b\\n"}', (-1, "a\x01b\n")),
-        (b'{"pid": -1, "message": "say \\"x\\"', (-1, 'say "x')),
+        (b'{"pid": -1, "message": "say \\"x\\" and cut', (-1, 'say "x" and cut')),
         (b'{"pid": -1, "message": "bad \xff"}', (-1, "bad \ufffd")),
         (b'{"pid": -1, "message": "unescaped "quote" here"}', (-1, 'unescaped "quote" here')),
         (b"", (-1, "")),

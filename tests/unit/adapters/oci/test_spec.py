@@ -248,7 +248,7 @@ def test_refused_before_anything_happens(name: str) -> None:
 def test_recursive_read_only_needs_the_runtime() -> None:
     con = container(mounts=(c.Mount("/v", "/h", readonly=True, recursive_read_only=True),))
     spec.check(con.config, sandbox().config, HOST)
-    with pytest.raises(Unsupported, match="^RROUnsupported"):
+    with pytest.raises(Unsupported, match=r"^RROUnsupported"):
         spec.check(con.config, sandbox().config, replace(HOST, recursive_read_only=False))
 
 
@@ -294,6 +294,6 @@ def test_debians_profile_converts() -> None:
         {name for rule in out["syscalls"] if rule["action"] == "SCMP_ACT_ALLOW" for name in rule["names"]}
         for out in (some, all_)
     ]
-    assert "mount" not in allowed[0] and "mount" in allowed[1] and "read" in allowed[0]
+    assert "bpf" not in allowed[0] and "bpf" in allowed[1] and "read" in allowed[0]
     assert some["architectures"][0] == "SCMP_ARCH_X86_64" and some["defaultErrnoRet"] == 38
     assert not any("includes" in rule or "comment" in rule for rule in some["syscalls"])

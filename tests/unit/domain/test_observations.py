@@ -1,0 +1,8 @@
+"""observations: values only."""
+
+from domain import observations
+from tests.unit.domain.values import check_values
+
+
+def test_values_are_frozen_and_slotted() -> None:
+    check_values(observations)

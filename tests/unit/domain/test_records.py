@@ -1,0 +1,8 @@
+"""records: values only."""
+
+from domain import records
+from tests.unit.domain.values import check_values
+
+
+def test_values_are_frozen_and_slotted() -> None:
+    check_values(records)
