@@ -208,7 +208,9 @@ class RecordPullFailed:
 
 @dataclass(frozen=True, slots=True)
 class RecordImageRemoved:
-    reference: str
+    """Concerns every reference of the image."""
+
+    image_id: str
 
 
 @dataclass(frozen=True, slots=True)

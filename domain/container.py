@@ -163,8 +163,11 @@ def _create_failed(container: Container, command: c.Command, now: Now) -> e.Even
 
 def _exited(container: Container, command: c.RecordExit, now: Now) -> e.Event:
     at = max(command.at_ns or now.wall_ns, container.started_at, container.created_at)
+    evidence = command.evidence
+    if command.code is None and evidence.source != "contradiction":
+        evidence = Evidence("none", evidence.quote)
     code = UNKNOWN_CODE if command.code is None else command.code
-    return e.ContainerExited(code, at, command.evidence, command.oom, command.text)
+    return e.ContainerExited(code, at, evidence, command.oom, command.text)
 
 
 Builder = Callable[[Container, Any, Now], e.Event]
@@ -184,8 +187,8 @@ BUILD: Mapping[type, Builder] = {
     e.ContainerStopRequested: _stop,
     e.ContainerStopMoved: _move_stop,
     e.ContainerExited: _exited,
-    e.ContainerOom: lambda con, cmd, now: e.ContainerOom(con.oom_kills_at_start, cmd.kills),
-    e.ContainerMonitorLost: lambda _, cmd, now: e.ContainerMonitorLost(now.wall_ns),
+    e.ContainerOom: lambda con, cmd, now: e.ContainerOom(con.oom_kills_at_start, max(cmd.kills, con.oom_kills)),
+    e.ContainerMonitorLost: lambda con, cmd, now: e.ContainerMonitorLost(con.monitor_lost_at or now.wall_ns),
     e.ContainerRemoveRequested: lambda _, cmd, now: e.ContainerRemoveRequested(),
     e.ContainerRemoved: lambda _, cmd, now: e.ContainerRemoved(),
 }

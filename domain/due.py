@@ -56,7 +56,6 @@ CONTAINER_EFFECT: Mapping[ContainerState, Callable[[Container], f.Effect]] = {
     S.REMOVING:    lambda k: f.RemoveTask(k.id),
 }
 WATCHED = frozenset({S.CREATED, S.STARTING, S.RUNNING, S.STOPPING})
-ENDED = frozenset({S.INTERRUPTED, S.EXITED, S.REMOVING})
 # fmt: on
 
 
@@ -73,23 +72,33 @@ def _of_container(container: Container) -> Due:
 
 def _of_sandbox(node: Node, sandbox: Sandbox) -> Due:
     held = node.of_sandbox(sandbox.id)
+    askable = [k for k in held if e.container_key(k.id) not in node.quarantined]
     match sandbox.state:
         case B.SETTING_UP:
             return Due(effect=f.SetUpSandbox(sandbox.id))
         case B.READY:
             return Due(watch=f.WatchInfra(sandbox.id, sandbox.infra) if sandbox.infra else None)
-        case B.NOTREADY if sandbox.then == "remove":
-            return Due(commands=(c.RemoveSandbox(sandbox.id),))
-        case B.STOPPED if sandbox.then == "remove":
+        case B.STOPPED if sandbox.then == "remove" and len(askable) == len(held):
             return Due(commands=(c.RemoveSandbox(sandbox.id),))
         case B.STOPPING:
-            live = [k for k in held if k.state not in ENDED]
-            stops = tuple(c.StopContainer(k.id, 0) for k in live if k.stop is None or k.stop.grace_s > 0)
-            return Due(None if live else f.TearDownSandbox(sandbox.id), commands=stops)
+            ended = all(_ended(k) for k in held)
+            return Due(f.TearDownSandbox(sandbox.id) if ended else None, commands=_stops(askable))
         case B.REMOVING:
-            removals = tuple(c.RemoveContainer(k.id) for k in held if k.state is not S.REMOVING)
+            removals = tuple(c.RemoveContainer(k.id) for k in askable if k.state is not S.REMOVING)
             return Due(None if held else f.RemoveSandbox(sandbox.id), commands=removals)
     return NOTHING
+
+
+def _ended(container: Container) -> bool:
+    """Whether nothing of it can run in the pod's namespaces. What a broken create left is gone with its record."""
+    return container.state is S.EXITED or (container.state is S.REMOVING and container.ever_created)
+
+
+def _stops(containers: list[Container]) -> tuple[c.Command, ...]:
+    """An interrupted create has nothing to stop: it is removed. A stop that already kills at once is not repeated."""
+    live = [k for k in containers if k.state in WATCHED or k.state is S.CREATING]
+    stops = [c.StopContainer(k.id, 0) for k in live if k.stop is None or k.stop.grace_s > 0]
+    return (*stops, *(c.RemoveContainer(k.id) for k in containers if k.state is S.INTERRUPTED))
 
 
 def _of_image(image: Image) -> f.Effect | None:

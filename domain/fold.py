@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from domain.events import QuarantineReleased
+from domain.events import NODE_KEY, QuarantineReleased
 from domain.node import Node
 from domain.records import Record, Unreadable
 
@@ -45,6 +45,7 @@ def step(done: Replayed, record: Record | Unreadable) -> None:
 
 
 def _quarantine(done: Replayed, broken: Unreadable) -> None:
+    """The node's own records only tell what happened: one that is lost shuts out none of the later ones."""
     done.broken += (broken,)
-    if broken.key:
+    if broken.key and broken.key != NODE_KEY:
         done.node.quarantine(broken.key, broken.version, broken.seq, broken.why)

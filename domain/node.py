@@ -86,8 +86,10 @@ class Node:
                 return self._decide_run(command, now)
             case c.CreateContainer():
                 return self._decide_create(command, now)
-            case c.PullImage() | c.RecordPulled() | c.RecordPullFailed() | c.RecordImageRemoved() | c.RecordImageLost():
+            case c.PullImage() | c.RecordPulled() | c.RecordPullFailed() | c.RecordImageLost():
                 return self._decide_image(command, now)
+            case c.RecordImageRemoved():
+                return self._decide_image_removed(command, now)
             case c.RemoveImage():
                 return self._decide_remove_image(command, now)
             case c.RecordNode():
@@ -102,25 +104,31 @@ class Node:
     def _decide_run(self, command: c.RunSandbox, now: Now) -> Decision:
         held = self._sandbox_names.get(sandbox_name(command.config))
         if held is None:
-            event = e.SandboxRunRequested(command.request_hash, now.wall_ns, now.boot_id, command.config)
+            at = self._uid_time(command.config.uid, now)
+            event = e.SandboxRunRequested(command.request_hash, at, now.boot_id, command.config)
             return Accept(((e.sandbox_key(command.sandbox_id), event),))
         if refusal := self._quarantine_refusal(e.sandbox_key(held)):
             return refusal
-        known = self.sandboxes[held]
+        known = self.sandboxes.get(held)
+        if known is None:
+            return _undecided("sandbox", command.config.name)
         decision = sandboxes.decide(known, command, now)
         if isinstance(decision, Already | Join) and known.request_hash != command.request_hash:
             return sandboxes.refused(known, command, sandboxes.TAKEN)
         return decision
 
     def _decide_create(self, command: c.CreateContainer, now: Now) -> Decision:
+        if refusal := self._quarantine_refusal(e.sandbox_key(command.sandbox_id)):
+            return refusal
         sandbox = self.sandboxes.get(command.sandbox_id)
         if sandbox is None:
             return _missing("sandbox", command.sandbox_id, "create a container in")
-        if refusal := self._quarantine_refusal(e.sandbox_key(sandbox.id)):
-            return refusal
         held = self._container_names.get((command.sandbox_id, command.config.name, command.config.attempt))
         if held is not None:
-            return self._decide_recreate(self.containers[held], command, sandbox, now)
+            known = self.containers.get(held)
+            if known is None:
+                return _undecided("container", command.config.name)
+            return self._decide_recreate(known, command, sandbox, now)
         return self._decide_first_create(command.container_id, command, sandbox, now)
 
     def _decide_recreate(self, known: Container, command: c.CreateContainer, sandbox: Sandbox, now: Now) -> Decision:
@@ -182,6 +190,8 @@ class Node:
 
     def _decide_remove_image(self, command: c.RemoveImage, now: Now) -> Decision:
         """All references of the image go in one transaction; one of them that must wait makes all wait."""
+        if refusal := self._quarantine_refusal(e.image_key(command.image)) or self._unreadable_user():
+            return refusal
         image = self.find_image(command.image)
         if image is None or image.held is None:
             pulling = self.images.get(command.image)
@@ -200,6 +210,13 @@ class Node:
             accepted += decision.events
         return Accept(tuple(accepted))
 
+    def _decide_image_removed(self, command: c.RecordImageRemoved, now: Now) -> Decision:
+        """The store has dropped the image, so all its references are gone at once."""
+        going = [i for i in self.references(command.image_id) if i.state is ImageState.REMOVING]
+        decided = [images.decide(i, command, now) for i in going]
+        events = [event for decision in decided if isinstance(decision, Accept) for event in decision.events]
+        return Accept(tuple(events)) if events else ALREADY
+
     def _decide_release(self, command: c.ReleaseQuarantine) -> Decision:
         if command.key not in self.quarantined:
             return ALREADY
@@ -215,6 +232,17 @@ class Node:
             f"`daybook replay why {name}` shows what is known, `daybook purge --quarantined {key}` gives it up"
         )
         return Refused(errors.Quarantined(text))
+
+    def _unreadable_user(self) -> Refused | None:
+        """A container whose creation does not decode may use any image."""
+        kinds = ((key, *e.split_key(key)) for key in self.quarantined)
+        unknown = (key for key, kind, name in kinds if kind == "container" and name not in self.containers)
+        return next((self._quarantine_refusal(key) for key in unknown), None)
+
+    def _uid_time(self, uid: str, now: Now) -> int:
+        """A pod's next sandbox is not older than its last: the kubelet takes the newest for the current one."""
+        mine = (s for s in self.sandboxes.values() if s.config.uid == uid)
+        return max([now.wall_ns, *(self._pod_time(s, now) for s in mine)])
 
     def _pod_time(self, sandbox: Sandbox, now: Now) -> int:
         """Within one pod created_at never decreases, whatever the wall clock does."""
@@ -274,8 +302,10 @@ class Node:
                 self._apply_sandbox(name, event)
             case "image":
                 self.images[name] = images.evolve(self.images.get(name), event, name)
-            case _:
+            case e.NODE_KEY:
                 self._apply_node(event)
+            case _:
+                raise KeyError(key)
         self.versions[key] = version
         self._index_names(key, event)
         if kind in ("container", "sandbox") and name not in self.containers and name not in self.sandboxes:
@@ -316,6 +346,10 @@ class Node:
                 self.state = replace(self.state, stopped=True)
             case e.QuarantineReleased():
                 self._release_quarantine(event.key)
+            case e.NodeAdopted():
+                pass
+            case _:
+                raise KeyError(type(event))
 
     def _release_quarantine(self, key: str) -> None:
         kind, name = e.split_key(key)
@@ -323,6 +357,9 @@ class Node:
         if kind == "container" and name in self.containers:
             self._drop_container(self.containers[name])
         elif kind == "sandbox" and name in self.sandboxes:
+            for held in self.of_sandbox(name):
+                self.quarantined.pop(e.container_key(held.id), None)
+                self._drop_container(held)
             self._drop_sandbox(self.sandboxes[name])
         elif kind == "image":
             self.images[name] = Image(name, ImageState.ABSENT)
@@ -361,14 +398,16 @@ class Node:
                     node.versions = dict(value.of)
                 case _:
                     node.state = value
-        for known in sorted(node.containers.values(), key=lambda k: (k.created_at, k.id)):
+        for known in node.containers.values():
             node._pods.setdefault(known.sandbox_id, {})[known.id] = None
         return node
 
     # --- queries -----------------------------------------------------------------------------------------------------
 
     def of_sandbox(self, sandbox_id: str) -> list[Container]:
-        return [self.containers[i] for i in self._pods.get(sandbox_id, ())]
+        """Its containers, oldest first."""
+        held = (self.containers[i] for i in self._pods.get(sandbox_id, ()))
+        return sorted(held, key=lambda k: (k.created_at, k.id))
 
     def sandbox_named(self, name: SandboxName) -> str | None:
         """Id of the sandbox that holds a name, on record or decided."""
@@ -459,6 +498,11 @@ def repository(reference: str) -> str:
 
 def repo_digest(reference: str, digest: str) -> str:
     return f"{repository(reference)}@{digest}" if digest else reference
+
+
+def _undecided(kind: str, name: str) -> Refused:
+    """The name is claimed by an intent that is not durable yet. In one lane this is not met."""
+    return Refused(errors.Busy(f"cannot create {kind} {name}: the same name is being claimed at this moment"))
 
 
 def _missing(kind: str, name: str, verb: str) -> Refused:

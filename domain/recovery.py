@@ -7,7 +7,7 @@ sequence not beyond our head, and the log is whole.
 The letters are cited in the events' cause, in the daemon's log and by `tools/replay`.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -198,7 +198,7 @@ def reconcile(node: Node, world: World, log: LogFacts, now: Now) -> list[Finding
     """All findings of one sweep, in a stable order. Pure; the caller decides when to append and what is in flight."""
     findings = list(_containers(node, world, log, now))
     findings += _sandboxes(node, world, log, now)
-    findings += _images(node, world.images, now)
+    findings += _images(node, world.images, log, now)
     return findings
 
 
@@ -231,15 +231,23 @@ def _container_events(known: Container, verdict: Verdict, seen: TaskObservation,
                 containers.BUILD[e.ContainerStartFailed](known, c.RecordStartFailed(known.id, "Cancelled", text), now),
             )
         case V.ADVANCE:
-            return (containers.BUILD[e.ContainerStarted](known, c.RecordStarted(known.id, seen.oom_kills), now),)
+            started = containers.BUILD[e.ContainerStarted](known, c.RecordStarted(known.id, seen.oom_kills), now)
+            return (started, *_monitor_lost(known, seen, now))
         case V.EXIT:
             return (_exit(known, seen, now),)
-        case V.MONITOR_LOST if not known.monitor_lost_at:
-            return (e.ContainerMonitorLost(now.wall_ns),)
+        case V.MONITOR_LOST:
+            return _monitor_lost(known, seen, now)
+        case V.RESUME if known.state is S.STOPPING:
+            return _monitor_lost(known, seen, now)
         case V.CONTRADICTION if known.state is not S.EXITED:
             record = c.RecordExit(known.id, None, 0, Evidence("contradiction"), text="the runtime contradicts the log")
             return (containers.BUILD[e.ContainerExited](known, record, now),)
     return ()
+
+
+def _monitor_lost(known: Container, seen: TaskObservation, now: Now) -> tuple[e.Event, ...]:
+    lost = seen.monitor is M.DEAD and not known.monitor_lost_at
+    return (e.ContainerMonitorLost(now.wall_ns),) if lost else ()
 
 
 def _exit(known: Container, seen: TaskObservation, now: Now) -> e.Event:
@@ -274,6 +282,8 @@ def sandbox_evidence(known: Sandbox | None, seen: SandboxObservation) -> Sandbox
     """What the pod needs held against what is there."""
     if not seen.readable:
         return E.UNREADABLE
+    if known is not None and not known.own_namespaces and known.infra is None:
+        return E.WHOLE
     namespaces = known is None or not known.own_namespaces or seen.namespace is NamespaceState.NSFS
     infra = known is None or known.infra is None or seen.infra is InfraState.ALIVE
     anything = seen.leftovers or seen.namespace is not NamespaceState.ABSENT or seen.infra is InfraState.ALIVE
@@ -295,23 +305,26 @@ def _sandbox_events(known: Sandbox, verdict: Verdict, why: str, now: Now) -> tup
 # --- images ----------------------------------------------------------------------------------------------------------
 
 
-def _images(node: Node, seen: ImageObservation, now: Now) -> Iterator[Finding]:
+def _images(node: Node, seen: ImageObservation, log: LogFacts, now: Now) -> Iterator[Finding]:
     """Nothing is said of images while the store cannot be read."""
     if not seen.readable:
         return
+    going = {i.held.image_id for i in node.images.values() if i.held and i.state is I.REMOVING}
     for reference in sorted({*node.images, *_quarantined(node, "image")}):
         key = e.image_key(reference)
         known = node.images.get(reference) or Image(reference, I.ABSENT)
-        store = _store_state(known, seen)
+        store = _store_state(known, seen, going)
         row, verdict, why = image_row(QUARANTINED if key in node.quarantined else known.state, store)
         yield Finding(key, row, verdict, _image_events(known, verdict, why, seen, now), text=why)
-    yield from _unclaimed_images(node, seen)
+    yield from _unclaimed_images(node, seen, log.whole)
 
 
-def _store_state(known: Image, seen: ImageObservation) -> StoreState:
+def _store_state(known: Image, seen: ImageObservation, going: Set[str]) -> StoreState:
     if known.state is I.PULLING:
         named = seen.names.get(known.reference)
-        return seen.images.get(named.image_id, STORE.ABSENT) if named else STORE.ABSENT
+        if named is None or named.image_id in going:
+            return STORE.ABSENT
+        return seen.images.get(named.image_id, STORE.ABSENT)
     return seen.images.get(known.held.image_id, STORE.ABSENT) if known.held else STORE.ABSENT
 
 
@@ -321,14 +334,17 @@ def _image_events(known: Image, verdict: Verdict, why: str, seen: ImageObservati
             record = c.RecordPulled(known.reference, seen.names[known.reference])
             return (images.BUILD[e.ImagePulled](known, record, now),)
         case V.PULL_FAILED:
-            text = f"cannot pull image {known.reference}: {why}"
-            return (e.ImagePullFailed("Cancelled", text),)
+            failed = e.ImagePullFailed("Cancelled", f"cannot pull image {known.reference}: {why}")
+            held = known.held
+            if held is None or seen.images.get(held.image_id) is STORE.COMPLETE:
+                return (failed,)
+            return failed, e.ImageLost("the store no longer has what it meant before")
         case V.LOST:
             return (e.ImageLost(why),)
     return ()
 
 
-def _unclaimed_images(node: Node, seen: ImageObservation) -> Iterator[Finding]:
+def _unclaimed_images(node: Node, seen: ImageObservation, whole: bool) -> Iterator[Finding]:
     """Ids in the store that no reference and no container means. While a pull is open, its image may be one of them."""
     if any(i.state is I.PULLING for i in node.images.values()) or _quarantined(node, "image"):
         return
@@ -336,7 +352,7 @@ def _unclaimed_images(node: Node, seen: ImageObservation) -> Iterator[Finding]:
     claimed |= {k.image_id for k in node.containers.values()}
     for image_id in sorted(set(seen.images) - claimed):
         row, verdict, why = image_row(NO_RECORD, seen.images[image_id])
-        yield Finding(f"image-id/{image_id}", row, verdict, ours=True, text=why)
+        yield Finding(f"image-id/{image_id}", row, verdict, ours=whole, text=why)
 
 
 # --- shared ----------------------------------------------------------------------------------------------------------

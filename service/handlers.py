@@ -210,7 +210,7 @@ class Handlers:
     async def _remove_image(self, what: f.RemoveImage, report: Report) -> None:
         async with self._store, limit(what):
             await self._images.remove(what.image_id)
-            await report(c.RecordImageRemoved(what.reference))
+            await report(c.RecordImageRemoved(what.image_id))
 
 
 def limit(what: f.Effect) -> "_Limit":

@@ -7,7 +7,7 @@
 `views`      aggregates -> messages;  `info` the verbose part, as JSON
 `lists`      the List calls' cache of serialised entries;  `lookup` ids, unique prefixes, image names
 `status`     the one table from errors to gRPC codes;  `port` what we ask of the daemon;  `client` for our commands;
-`options`    what the composition root decides;  `held_back` and `hashing` what must not enter the log, and its hashes
+`options`    what the composition root decides;  `held_back` what must not enter the log, and hashes of it
 
 Rule 1: a secret value (environment, arguments, large annotations, credentials) reaches `domain` only as a digest, and
 no log line and no error text at all. Rule 2: nothing is decided here; a refusal here is about the request alone.

@@ -17,7 +17,7 @@ RUNTIME_NAME = "daybook"
 class Options:
     """`version`: Daybook's own. `handlers`: runtime handlers by name, besides the default. `systemd`: who has cgroups.
 
-    `digest`: keyed hash (`hashing.keyed`); `normalise`: an image reference in full; `new_id`: a fresh id; `check`:
+    `digest`: keyed hash, 32 hex digits; `normalise`: an image reference in full; `new_id`: a fresh id; `check`:
     refuses a container that its sandbox could never hold. `pod_network`: pods may have a network of their own.
     """
 

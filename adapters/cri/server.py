@@ -5,7 +5,6 @@ definition gets a handler; one without a method in `runtime` or `image` answers 
 """
 
 import asyncio
-import grp
 import os
 import stat
 from collections.abc import Sequence
@@ -30,9 +29,6 @@ PATH_MAX = 107
 CALLS_MAX = 1024
 """Calls at once through one socket; one more is answered RESOURCE_EXHAUSTED."""
 
-GROUP = "daybook"
-"""Whose members may use the admin socket."""
-
 CHANNEL = (
     ("grpc.max_receive_message_length", MESSAGE_MAX),
     ("grpc.max_send_message_length", MESSAGE_MAX),
@@ -48,16 +44,6 @@ class SocketSpec:
     name: str
     mode: int = 0o600
     gid: int = -1
-
-
-def usual_sockets(directory: str) -> tuple[SocketSpec, SocketSpec]:
-    """`daybook.sock` for the kubelet; `admin.sock` for people, of the group `daybook` where there is one."""
-    try:
-        gid = grp.getgrnam(GROUP).gr_gid
-    except KeyError:
-        gid = -1
-    admin = SocketSpec(f"{directory}/admin.sock", "admin", 0o660 if gid >= 0 else 0o600, gid)
-    return SocketSpec(f"{directory}/daybook.sock", "kubelet"), admin
 
 
 class Server:

@@ -125,7 +125,7 @@ def mounts_below(directory: Path) -> tuple[Path, ...]:
     found = []
     for fields in _mountinfo():
         point = re.sub(r"\\([0-7]{3})", lambda m: chr(int(m[1], 8)), fields[4])
-        if point == inside or point.startswith(inside + "/"):
+        if point == inside or point.startswith(inside.rstrip("/") + "/"):
             found.append(Path(point))
     return tuple(reversed(found))
 

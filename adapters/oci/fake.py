@@ -107,9 +107,10 @@ class World:
     async def step(self, name: str) -> None:
         self.steps.append(name)
         await asyncio.sleep(0)
-        if not self.script[name]:
+        waiting = self.script.get(name)
+        if not waiting:
             return
-        scripted = self.script[name].popleft()
+        scripted = waiting.popleft()
         if isinstance(scripted, BaseException):
             raise scripted
         if scripted is Act.HANG:

@@ -10,6 +10,7 @@ from typing import Any
 from adapters.oci import kernel
 from adapters.oci.layout import DIRECTORY_MODE, Layout
 from adapters.oci.process import boot_id
+from adapters.oci.threads import failed
 from domain.errors import StorageFailed
 from domain.observations import Mark
 from domain.records import Process
@@ -37,12 +38,14 @@ def write_json(path: str, value: Mapping[str, Any]) -> None:
 
 
 def read(path: str, limit: int = SMALL_MAX) -> bytes | None:
-    """A file's beginning; None where there is none. Raises OSError for anything else."""
+    """A file's beginning; None where there is none. Raises StorageFailed for anything else."""
     try:
         with open(path, "rb") as file:
             return file.read(limit)
-    except (FileNotFoundError, NotADirectoryError):
+    except (FileNotFoundError, NotADirectoryError, ProcessLookupError):
         return None
+    except OSError as error:
+        raise failed(error) from error
 
 
 def read_json(path: str, limit: int = SMALL_MAX) -> dict[str, Any] | None:
@@ -68,6 +71,14 @@ def read_owner(path: str) -> tuple[Mark | None, str]:
     log_id, seq, boot = found.get("log_id"), found.get("seq"), found.get("boot_id")
     mark = Mark(log_id, seq) if isinstance(log_id, str) and isinstance(seq, int) else None
     return mark, boot if isinstance(boot, str) else ""
+
+
+def boot_of(path: str) -> str:
+    """The boot in which an owner mark was written; empty where it cannot be told, so that nothing of it lives."""
+    try:
+        return read_owner(path)[1]
+    except StorageFailed:
+        return ""
 
 
 def write_process(path: str, process: Process) -> None:
@@ -113,7 +124,7 @@ def remove_tree(path: str) -> None:
     except FileNotFoundError:
         return
     except OSError as error:
-        raise StorageFailed(f"{error.filename or path}: {os.strerror(error.errno or 0)}") from error
+        raise failed(error) from error
 
 
 def remove_file(path: str) -> None:

@@ -28,6 +28,7 @@ def host(runtime: str) -> Host:
     uname = os.uname()
     options = runc.features(runtime).get("mountOptions")
     memory = found.v1.get("memory", "")
+    controllers = " ".join(_first_lines(f"{found.unified}/cgroup.controllers")).split()
     return Host(
         capabilities=capabilities.held(int(mask, 16)),
         machine=uname.machine,
@@ -35,7 +36,7 @@ def host(runtime: str) -> Host:
         hostname=uname.nodename,
         cgroup_v2=found.v2,
         swap=found.v2 or os.path.exists(f"{memory}/memory.memsw.limit_in_bytes"),
-        huge_pages="hugetlb" in found.v1 or "hugetlb" in "".join(_first_lines(f"{found.unified}/cgroup.controllers")),
+        huge_pages="hugetlb" in (controllers if found.v2 else found.v1),
         apparmor="".join(_first_lines("/sys/module/apparmor/parameters/enabled")).startswith("Y"),
         oom_score_floor=oom_score_floor(),
         recursive_read_only=isinstance(options, list) and "rro" in options,

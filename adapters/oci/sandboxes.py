@@ -91,7 +91,7 @@ class Sandboxes:
         """Ends the infra process, unpins the namespaces, unmounts /dev/shm. Idempotent; directories stay."""
         paths = self.layout.sandbox(sandbox_id)
         cgroup = _cgroup(paths)
-        _, boot = files.read_owner(paths.owner)
+        boot = files.boot_of(paths.owner)
         await self._end(files.runtime_init(paths.infra_state, boot))
         if cgroup:
             await self._empty(cgroup)

@@ -11,6 +11,7 @@ from adapters.oci.layout import ID, ContainerPaths, Layout, SandboxPaths
 from adapters.oci.monitor import read_exit, recorded
 from domain.config import NamespaceMode
 from domain.container import Container
+from domain.errors import StorageFailed
 from domain.observations import (
     InfraState,
     MonitorState,
@@ -45,7 +46,7 @@ def ids_in(*directories: str) -> Iterable[str]:
 def _task(paths: ContainerPaths, container: Container | None, boot_id: str) -> TaskObservation:
     try:
         return _look(paths, container, boot_id)
-    except (OSError, ValueError) as error:
+    except (StorageFailed, OSError, ValueError) as error:
         return TaskObservation(TaskState.UNREADABLE, leftovers=True, text=process.printable(str(error)))
 
 
@@ -121,7 +122,7 @@ def _sandbox(paths: SandboxPaths, sandbox: Sandbox | None, boot_id: str) -> Sand
             leftovers=any(map(os.path.lexists, (paths.directory, paths.run, paths.task))),
             mark=mark,
         )
-    except (OSError, ValueError) as error:
+    except (StorageFailed, OSError, ValueError) as error:
         return SandboxObservation(leftovers=True, text=process.printable(str(error)))
 
 

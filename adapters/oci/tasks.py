@@ -326,7 +326,7 @@ class Tasks:
 
     async def _end(self, container_id: str, paths: ContainerPaths) -> None:
         """conmon first (its `runc create` dies with it), then init; by identity."""
-        _, boot = files.read_owner(paths.owner)
+        boot = files.boot_of(paths.owner)
         monitor = recorded(paths)
         found = [monitor] if monitor else []
         if monitor is None and os.path.exists(paths.config):

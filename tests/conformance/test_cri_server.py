@@ -19,7 +19,7 @@ import pytest
 
 from adapters.cri import server
 from adapters.cri.calls import MESSAGE_MAX
-from adapters.cri.client import OPTIONS, connect
+from adapters.cri.client import OPTIONS, connect, load
 from adapters.cri.image import ImageService
 from adapters.cri.runtime import RuntimeService
 from adapters.cri.translate import LOAD
@@ -533,6 +533,21 @@ def test_stopping_takes_the_sockets_away(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == []
 
 
+def test_stopping_lets_a_call_end_and_takes_no_other(ask: Client, running: Served) -> None:
+    running.api.hold = {f.SetUpSandbox}
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        call = pool.submit(lambda: ask("RunPodSandbox", config=run().config).pod_sandbox_id)
+        while not running.api.causes:
+            time.sleep(0.01)
+        stopping = asyncio.run_coroutine_threadsafe(running.front.stop(20), running.loop)
+        while code_of(lambda: Client(running.kubelet)("Version"))[0] is not C.UNAVAILABLE:
+            time.sleep(0.01)
+        assert not stopping.done()
+        running.do(lambda: running.api.release(f.SetUpSandbox))
+        assert call.result(20) in running.api.node.sandboxes
+        stopping.result(20)
+
+
 def test_a_stale_socket_is_replaced_and_anything_else_is_not(tmp_path: Path) -> None:
     with socket.socket(socket.AF_UNIX) as left:
         left.bind(str(tmp_path / "daybook.sock"))
@@ -554,12 +569,16 @@ def test_a_path_that_cannot_be_listened_on(path: str, capfd: Any) -> None:
         asyncio.run(begin())
 
 
-def test_usual_sockets() -> None:
-    kubelet, admin = server.usual_sockets("/run/daybook")
-    assert (kubelet.path, kubelet.name, kubelet.mode) == ("/run/daybook/daybook.sock", "kubelet", 0o600)
-    assert (admin.path, admin.name) == ("/run/daybook/admin.sock", "admin")
-    assert admin.mode == (0o660 if admin.gid >= 0 else 0o600)
-
-
 def test_no_fork_handlers() -> None:
     assert os.environ["GRPC_ENABLE_FORK_SUPPORT"] == "0"
+
+
+# --- our own client --------------------------------------------------------------------------------------------------
+
+
+def test_load(running: Served, tmp_path: Path) -> None:
+    assert load(running.admin, "oci:/srv/layout", "busybox") == running.api.pulled.image_id
+    with pytest.raises(errors.PullFailed, match="admin socket only"):
+        load(running.kubelet, "oci:/srv/layout", "busybox")
+    with pytest.raises(errors.NotReady, match="no daemon answers"):
+        load(str(tmp_path / "none.sock"), "oci:/srv/layout", "busybox")

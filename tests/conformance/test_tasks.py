@@ -15,7 +15,7 @@ import pytest
 
 from adapters.images.config import ImageConfig
 from adapters.images.rootfs import mount_overlay, unmount
-from adapters.oci import cgroups, process
+from adapters.oci import cgroups, kernel, process
 from adapters.oci.fake import FakeSandboxes, FakeTasks, Program, World
 from adapters.oci.layout import Layout
 from adapters.oci.sandboxes import Sandboxes
@@ -168,10 +168,18 @@ class Lab:
         return inventory(self.ids, (self.layout.data, self.layout.run))
 
     async def clean(self) -> None:
-        for one in self.ids:
-            await self.tasks().remove(one)
-        for one in self.ids:
-            await self.sandboxes().remove(one)
+        """Everything goes, whatever fails; the first failure is raised at the end."""
+        work = [(self.tasks(), one) for one in self.ids] + [(self.sandboxes(), one) for one in self.ids]
+        failures = []
+        for adapter, one in work:
+            try:
+                await adapter.remove(one)
+            except Exception as error:
+                failures.append(error)
+        for point in kernel.mounts_below(str(self.path)):
+            kernel.unmount(point, kernel.MNT_DETACH)
+        if failures:
+            raise failures[0]
 
     def log(self, container: Container) -> str:
         return Path(container.log_path).read_text()
@@ -744,7 +752,7 @@ async def test_unreadable_things_do_not_spoil_the_sweep(lab: Lab) -> None:
     broken = lab.new_id()
     paths = lab.layout.container(broken)
     os.makedirs(paths.directory)
-    os.mkdir(paths.owner)
+    os.symlink("owner", paths.owner)
     found = lab.tasks().observe([container], lab.boot_id())
     assert found[container.id].task is TaskState.CREATED
     assert (found[broken].task, bool(found[broken].text)) == (TaskState.UNREADABLE, True)

@@ -118,7 +118,9 @@ def answer(book: b.Book, command: c.Command) -> str:
 
 
 def permitted() -> dict[str, str]:
-    con = [(s, n, answer(b.with_container(s), k)) for n, k in CONTAINER_COMMANDS.items() for s in LIVING_CONTAINER_STATES]
+    con = [
+        (s, n, answer(b.with_container(s), k)) for n, k in CONTAINER_COMMANDS.items() for s in LIVING_CONTAINER_STATES
+    ]
     box = [(s, n, answer(b.with_sandbox(s), k)) for n, k in SANDBOX_COMMANDS.items() for s in LIVING_SANDBOX_STATES]
     img = [(s, n, answer(b.with_image(s), k)) for n, k in IMAGE_COMMANDS.items() for s in ImageState]
     header = ("state", "command", "answer")
@@ -154,7 +156,9 @@ def sandbox_in(state: SandboxState | None) -> sandboxes.Sandbox | None:
 def image_in(state: ImageState | None, again: bool = False) -> images.Image | None:
     """`again`: the reference meant an image before the pull."""
     held = None
-    path = (*b.IMAGE_PATH[ImageState.PRESENT], e.ImagePullRequested()) if again else b.IMAGE_PATH[state] if state else ()
+    path = (
+        (*b.IMAGE_PATH[ImageState.PRESENT], e.ImagePullRequested()) if again else b.IMAGE_PATH[state] if state else ()
+    )
     for event in path:
         held = images.evolve(held, event, b.REF)
     return held
@@ -172,7 +176,9 @@ def transitions() -> dict[str, str]:
         for ev in SANDBOX_EVENTS
     ]
     img = [
-        (name, e.short_name(type(ev)), after(images.evolve, held, ev)) for name, held in image_values() for ev in IMAGE_EVENTS
+        (name, e.short_name(type(ev)), after(images.evolve, held, ev))
+        for name, held in image_values()
+        for ev in IMAGE_EVENTS
     ]
     header = ("from", "event", "to")
     return {
@@ -215,14 +221,24 @@ def states() -> dict[str, str]:
             name = f"sandbox {s}{' with infra' if pid else ''}"
             rows.append((name, sandboxes.view(book.node.sandboxes[b.BOX]) or "-", owed(book, b.BOX_KEY)))
     for i in ImageState:
-        rows.append((f"image {i}", "listed" if list(b.with_image(i).node.present()) else "-", owed(b.with_image(i), e.image_key(b.REF))))
+        rows.append(
+            (
+                f"image {i}",
+                "listed" if list(b.with_image(i).node.present()) else "-",
+                owed(b.with_image(i), e.image_key(b.REF)),
+            )
+        )
     return {"states": table(("state", "view", "due"), rows)}
 
 
 def pods() -> dict[str, str]:
     """What a sandbox owes with one container in each state, and once a removal waits for the stop."""
     rows = []
-    stops = {"READY": (), "STOPPING": (e.SandboxStopRequested(),), "STOPPING then remove": (e.SandboxStopRequested("remove"),)}
+    stops = {
+        "READY": (),
+        "STOPPING": (e.SandboxStopRequested(),),
+        "STOPPING then remove": (e.SandboxStopRequested("remove"),),
+    }
     for s in LIVING_CONTAINER_STATES:
         for name, events in stops.items():
             rows.append((name, str(s), owed(b.with_container(s).put(b.BOX_KEY, *events), b.BOX_KEY)))

@@ -15,7 +15,6 @@ from domain.node import Node
 from domain.records import Cause, Evidence, Now, Process, Record, Unreadable
 
 
-
 def defect(reason: str, raises: type[Exception] = AssertionError) -> Any:
     """A known defect of `domain`, shown by a test that must fail until it is mended."""
     return pytest.mark.xfail(strict=True, reason=reason, raises=raises)
@@ -71,7 +70,9 @@ def run_requested(hash_: str = "h", **config: Any) -> e.Event:
     return e.SandboxRunRequested(hash_, WALL, BOOT_ID, box_config(**config))
 
 
-def create_requested(hash_: str = "h", image_id: str = ID_A, at_ns: int = WALL, box: str = BOX, **config: Any) -> e.Event:
+def create_requested(
+    hash_: str = "h", image_id: str = ID_A, at_ns: int = WALL, box: str = BOX, **config: Any
+) -> e.Event:
     log_path = "/var/log/pods/u/k/0.log"
     return e.ContainerCreateRequested(box, hash_, image_id, REF, at_ns, log_path, "SIGTERM", con_config(**config))
 

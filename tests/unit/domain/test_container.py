@@ -71,7 +71,9 @@ def test_a_deadline_of_an_earlier_boot_has_passed() -> None:
     assert containers.decide(held(S.STOPPING), c.StopContainer(b.CON, 0), b.at(0, boot_id="boot-2")) is JOIN
 
 
-@pytest.mark.parametrize(("command", "verb"), [(c.StopContainer(b.CON, 1), "stop"), (c.RemoveContainer(b.CON), "remove")])
+@pytest.mark.parametrize(
+    ("command", "verb"), [(c.StopContainer(b.CON, 1), "stop"), (c.RemoveContainer(b.CON), "remove")]
+)
 def test_a_create_is_cancelled_by_a_stop_or_a_removal(command: c.Command, verb: str) -> None:
     event = event_of(held(S.CREATING), command)
     assert (event.error, event.text) == ("Cancelled", f"cannot create container {b.CON}: a {verb} came meanwhile")
@@ -172,7 +174,9 @@ def test_stop_signal_is_the_clients_then_the_images(asked: str, of_image: str, s
 
 def test_a_refusal_names_the_container_its_state_and_the_way_out() -> None:
     decision = containers.decide(held(S.INTERRUPTED), c.StartContainer(b.CON), b.NOW)
-    assert b.shown(decision).startswith(f"refused NotFound: cannot start container {b.CON}: its creation was interrupted")
+    assert b.shown(decision).startswith(
+        f"refused NotFound: cannot start container {b.CON}: its creation was interrupted"
+    )
 
 
 def test_a_late_report_is_nothing() -> None:

@@ -9,5 +9,5 @@ def test_values_are_frozen_and_slotted() -> None:
 
 
 def test_the_answers_without_values_are_single() -> None:
-    assert (decision.ALREADY, decision.JOIN, decision.WAIT) == (decision.Already(), decision.Join(), decision.Wait())
+    assert (decision.Already(), decision.Join(), decision.Wait()) == (decision.ALREADY, decision.JOIN, decision.WAIT)
     assert len({decision.ALREADY, decision.JOIN, decision.WAIT}) == 3

@@ -56,7 +56,11 @@ ILL_FITTING = [
 # fmt: on
 
 
-@pytest.mark.parametrize(("key", "event", "what"), ILL_FITTING, ids=[case[2].replace(" ", "-") + f"-{i}" for i, case in enumerate(ILL_FITTING)])
+@pytest.mark.parametrize(
+    ("key", "event", "what"),
+    ILL_FITTING,
+    ids=[case[2].replace(" ", "-") + f"-{i}" for i, case in enumerate(ILL_FITTING)],
+)
 def test_a_record_that_does_not_fit_quarantines_its_aggregate_alone(key: str, event: e.Event, what: str) -> None:
     book = b.with_container(S.RUNNING)
     before = (dict(book.node.containers), dict(book.node.sandboxes), dict(book.node.images))

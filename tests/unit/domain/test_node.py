@@ -82,7 +82,9 @@ def test_a_container_needs_a_ready_sandbox(state: SandboxState) -> None:
     if state is B.READY:
         assert isinstance(decision, Accept)
     else:
-        assert refusal(decision).text == f"cannot create a container in sandbox {b.BOX}: it is not ready (state {state})"
+        assert (
+            refusal(decision).text == f"cannot create a container in sandbox {b.BOX}: it is not ready (state {state})"
+        )
 
 
 def test_a_container_needs_a_sandbox_and_an_image() -> None:
@@ -244,7 +246,16 @@ def test_nothing_is_done_to_a_quarantined_container(command: c.Command) -> None:
     assert isinstance(refusal(book.node.decide(command, b.NOW)), errors.Quarantined)
 
 
-@pytest.mark.parametrize("command", [c.StopSandbox(b.BOX), c.RemoveSandbox(b.BOX), c.RecordSandboxDied(b.BOX, "x"), b.run(), b.create("new", attempt=9)])
+@pytest.mark.parametrize(
+    "command",
+    [
+        c.StopSandbox(b.BOX),
+        c.RemoveSandbox(b.BOX),
+        c.RecordSandboxDied(b.BOX, "x"),
+        b.run(),
+        b.create("new", attempt=9),
+    ],
+)
 def test_nothing_is_done_to_a_quarantined_sandbox(command: c.Command) -> None:
     book = b.with_container(S.RUNNING).spoil(b.BOX_KEY)
     assert isinstance(refusal(book.node.decide(command, b.NOW)), errors.Quarantined)
@@ -259,11 +270,15 @@ def test_the_containers_of_a_quarantined_sandbox_can_be_stopped() -> None:
 def test_a_sandbox_with_a_quarantined_container_is_not_stopped(command: c.Command) -> None:
     book = b.with_container(S.RUNNING).spoil(b.CON_KEY)
     assert f"container {b.CON}" in refusal(book.node.decide(command, b.NOW)).text
-    assert isinstance(book.node.decide(c.RecordSandboxDied(b.BOX, "x"), b.NOW), Accept), "what is seen is still recorded"
+    assert isinstance(book.node.decide(c.RecordSandboxDied(b.BOX, "x"), b.NOW), Accept), (
+        "what is seen is still recorded"
+    )
     assert isinstance(book.node.decide(b.create("new", attempt=1), b.NOW), Accept)
 
 
-@pytest.mark.parametrize("command", [c.PullImage(b.REF), c.RemoveImage(b.REF), c.RemoveImage(b.ID_A), c.RecordImageLost(b.REF, "x")])
+@pytest.mark.parametrize(
+    "command", [c.PullImage(b.REF), c.RemoveImage(b.REF), c.RemoveImage(b.ID_A), c.RecordImageLost(b.REF, "x")]
+)
 def test_nothing_is_done_to_a_quarantined_image(command: c.Command) -> None:
     book = b.with_image().spoil(IMAGE_KEY)
     assert isinstance(refusal(book.node.decide(command, b.NOW)), errors.Quarantined)
@@ -396,7 +411,13 @@ def test_defect_what_is_due_is_the_same_after_a_restore() -> None:
 
 def test_lanes() -> None:
     node = b.with_container(S.RUNNING).node
-    for command in (b.run(), b.create(), c.StopContainer(b.CON, 1), c.StopSandbox(b.BOX), c.RecordSandboxStopped(b.BOX)):
+    for command in (
+        b.run(),
+        b.create(),
+        c.StopContainer(b.CON, 1),
+        c.StopSandbox(b.BOX),
+        c.RecordSandboxStopped(b.BOX),
+    ):
         assert node.lane_of(command) == "pod/u"
     for command in (c.PullImage(b.REF), c.RemoveImage(b.REF), c.RecordImageRemoved(b.REF)):
         assert node.lane_of(command) == "images"

@@ -96,7 +96,9 @@ def test_a_run_that_failed_or_was_stopped_first() -> None:
 
 
 def test_a_pull_that_failed_beside_what_was_present() -> None:
-    book = b.with_image().put(e.image_key(b.REF), e.ImagePullRequested(), e.ImagePullFailed("RegistryUnavailable", "no"))
+    book = b.with_image().put(
+        e.image_key(b.REF), e.ImagePullRequested(), e.ImagePullFailed("RegistryUnavailable", "no")
+    )
     assert told(book, c.PullImage(b.REF), e.image_key(b.REF)) == "failed RegistryUnavailable"
 
 

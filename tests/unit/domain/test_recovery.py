@@ -98,7 +98,8 @@ def test_every_container_row_is_hit_and_only_one_fits() -> None:
     for row in recovery.CONTAINER_ROWS:
         assert any(s in row[1] and t in row[2] and m in row[3] for s, t, m in product(states, TaskState, MonitorState))
     through_reconcile = {
-        render.find_container(s, t, m, None).row for s, t, m in product(render.CONTAINER_FOLDED, TaskState, MonitorState)
+        render.find_container(s, t, m, None).row
+        for s, t, m in product(render.CONTAINER_FOLDED, TaskState, MonitorState)
     }
     assert met - through_reconcile == {"@N", "@O"}, "a removed container has no record in the node"
 
@@ -248,7 +249,9 @@ def test_nothing_is_said_of_images_while_the_store_cannot_be_read() -> None:
 
 def test_no_image_is_unclaimed_while_a_pull_is_open() -> None:
     world = World(b.BOOT_ID, images=ImageObservation({b.ID_B: StoreState.COMPLETE}))
-    assert {f.key for f in reconcile(b.with_image(ImageState.PULLING).node, world, FACTS, b.NOW)} == {e.image_key(b.REF)}
+    assert {f.key for f in reconcile(b.with_image(ImageState.PULLING).node, world, FACTS, b.NOW)} == {
+        e.image_key(b.REF)
+    }
 
 
 def test_the_image_of_a_container_is_claimed_without_a_reference() -> None:
@@ -275,7 +278,7 @@ def test_a_line_for_a_person_where_it_is_more_than_a_match() -> None:
 
 
 def test_what_needs_a_second_look() -> None:
-    assert recovery.TWICE == {Verdict.UNDO, Verdict.INTERRUPT, Verdict.CONTRADICTION}
+    assert {Verdict.UNDO, Verdict.INTERRUPT, Verdict.CONTRADICTION} == recovery.TWICE
 
 
 # --- defects ---------------------------------------------------------------------------------------------------------

@@ -1,12 +1,10 @@
 """What stays out of the log, and which requests are the same."""
 
-import random
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from adapters.cri import hashing, held_back
+from adapters.cri import held_back
 from proto import api_pb2 as pb
 from tests.support.cri_requests import DIGEST, container_config, run
 
@@ -78,12 +76,3 @@ def test_annotations_held_back() -> None:
     shown, hidden = held_back.annotations({"a": "1", name: "{}", "big": "ü" * 513, "most": "x" * 1024})
     assert shown == {"a": "1", "most": "x" * 1024}
     assert hidden == {name: "{}", "big": "ü" * 513}
-
-
-def test_keyed_hash() -> None:
-    value = random.Random(1).randbytes(20)
-    assert len(DIGEST(value)) == 32
-    assert int(DIGEST(value), 16) >= 0
-    assert DIGEST(value) == DIGEST(value) != hashing.keyed(b"j" * 32)(value)
-    with pytest.raises(ValueError, match="at least 32"):
-        hashing.keyed(b"short")
