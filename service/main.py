@@ -98,6 +98,7 @@ async def serve_on(config: Config, event_log: EventLog, wrap: wiring.Wrap = wiri
     """`wrap` lets the crash tests put a fault between the daemon and its ports."""
     world = wiring.open_world(config)
     daemon = Daemon(wrap(wiring.ports(config, event_log, world)), wiring.timing(config), wiring.VERSION, os.getpid())
+    await wiring.get_ready(config, world)
     await daemon.prepare()
     server = wiring.front_end(config, daemon, world)
     await server.start()
@@ -110,8 +111,7 @@ async def serve_on(config: Config, event_log: EventLog, wrap: wiring.Wrap = wiri
         return EXIT_BROKEN
     await daemon.stop()
     await server.stop(GOODBYE_S)
-    with contextlib.suppress(DaybookError):
-        await world.images.close()
+    await wiring.leave(world)
     return 0
 
 

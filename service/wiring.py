@@ -1,5 +1,6 @@
 """The composition root: the only module, with `main`, that names adapters. Configuration in, ports out."""
 
+import contextlib
 import logging
 import shutil
 import sys
@@ -17,12 +18,13 @@ from adapters.host.secrets import SideFiles
 from adapters.host.state import Lock, OwnerMark, digester, empty_directory, group_id, make_private
 from adapters.images.images import SkopeoImages
 from adapters.images.reference import normalise
-from adapters.images.rootfs import RootMounts
+from adapters.images.rootfs import RootMounts, mounts_below, unmount
 from adapters.images.skopeo import Settings
 from adapters.log.lmdb_log import LmdbLog
 from adapters.oci.layout import Layout
 from adapters.oci.sandboxes import Sandboxes
 from adapters.oci.tasks import Tasks
+from domain.errors import DaybookError
 from domain.node import AGGREGATES
 from service.config import Config
 from service.daemon import Daemon, Ports, Timing
@@ -108,6 +110,18 @@ def open_world(config: Config) -> World:
     return World(clock, tasks, sandboxes, images, roots)
 
 
+async def get_ready(config: Config, world: World) -> None:
+    """Before the first root file system: mounts of ours must not spread into other mount namespaces."""
+    await world.roots.prepare(Places.of(config).data / "containers")
+
+
+async def leave(world: World) -> None:
+    """What a daemon holds for itself goes with it; containers and what they need stay."""
+    with contextlib.suppress(DaybookError):
+        await world.images.close()
+    world.tasks.leave()
+
+
 def program(name: str) -> str:
     """The absolute path of a program; the name itself where there is none: using it then fails and says so."""
     return shutil.which(name) or name
@@ -178,8 +192,10 @@ def load_image(config: Config, source: str, reference: str) -> str:
 
 
 def remove_state(config: Config) -> None:
-    """Everything below the two directories but the lock; what is still mounted there makes it fail."""
+    """Everything below the two directories but the lock. Raises StorageFailed where something is still in use."""
     places = Places.of(config)
+    for mounted in mounts_below(places.data):
+        unmount(mounted)
     empty_directory(places.data)
     empty_directory(places.run, but=("lock",))
 

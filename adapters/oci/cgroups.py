@@ -6,6 +6,7 @@ Blocking, but each call is a few reads of kernel files. Nothing here decides wha
 import contextlib
 import os
 import signal
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
@@ -15,6 +16,7 @@ from adapters.oci import kernel, process
 DEFAULT_PARENT = "/daybook"
 SCOPE_PREFIX = "daybook"
 FILE_MAX = 1024 * 1024
+REMOVAL_S = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,7 +140,21 @@ async def empty(cgroups_path: str) -> None:
 
 
 def remove(cgroups_path: str) -> list[str]:
-    """Removes the directories, deepest first, in all hierarchies; returns those that would not go."""
+    """Removes the directories, deepest first, in all hierarchies; returns those that would not go.
+
+    A task that has ended counts in its cgroup a moment longer than its pidfd says: EBUSY is tried again for a while.
+    """
+    deadline = time.monotonic() + REMOVAL_S
+    pause_s = 0.001
+    while stuck := _remove_once(cgroups_path):
+        if time.monotonic() > deadline:
+            break
+        time.sleep(pause_s)
+        pause_s = min(2 * pause_s, 0.1)
+    return stuck
+
+
+def _remove_once(cgroups_path: str) -> list[str]:
     stuck = []
     for top in directories(cgroups_path):
         for directory in reversed(list(tree(top))):
@@ -149,6 +165,14 @@ def remove(cgroups_path: str) -> list[str]:
             except OSError:
                 stuck.append(directory)
     return stuck
+
+
+def prune(*paths: str) -> None:
+    """Removes cgroups of ours that hold neither a process nor another cgroup; any other stays."""
+    for path in paths:
+        for top in directories(path):
+            with contextlib.suppress(OSError):
+                os.rmdir(top)
 
 
 def tree(top: str) -> Iterator[str]:

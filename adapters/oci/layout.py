@@ -211,6 +211,11 @@ class Layout:
         return f"{self.run}/attach"
 
     @property
+    def containers_known(self) -> tuple[str, ...]:
+        """Directories whose entries are called by container ids."""
+        return (self.containers, self.runtime_root, self.exits, self.attach)
+
+    @property
     def directories(self) -> tuple[str, ...]:
         """What must exist before the first container."""
         return (

@@ -1,7 +1,7 @@
 """conmon: one per container, started here, found again by whoever comes later.
 
-Order, so that a kill at any point leaves nothing unknown: all files of the bundle are on disk before conmon is started
-(it takes EOF on its start pipe for "go"); its identity is on disk before it may go, its cgroup is set meanwhile.
+Order, so that a kill at any point leaves nothing unknown: all files of the bundle are on disk before conmon is started;
+its identity is on disk before it may go; its cgroup is set while runc works.
 With --sync it is our own child, so its pid is known before the container exists; it outlives us all the same.
 """
 
@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from adapters.oci import cgroups, files, process, runc
-from adapters.oci.layout import ContainerPaths, Layout
+from adapters.oci.layout import ID, ContainerPaths, Layout
 from adapters.oci.threads import Threads, failed
 from domain.container import Container
 from domain.errors import Busy, RuntimeFailed, TimedOut
@@ -50,21 +50,20 @@ class Monitors:
         """
         errors = process.bounded_file("conmon")
         sync_read, sync_write = os.pipe()
-        go_read, go_write = os.pipe()
+        go = pipe_without_end()
         try:
             child = process.spawn(
                 self.argv(container, paths, systemd),
                 cwd=paths.directory,
-                environment={"_OCI_SYNCPIPE": str(sync_write), "_OCI_STARTPIPE": str(go_read)},
+                environment={"_OCI_SYNCPIPE": str(sync_write), "_OCI_STARTPIPE": str(go)},
                 stderr=errors,
-                pass_fds=(sync_write, go_read),
+                pass_fds=(sync_write, go),
             )
             os.close(sync_write)
-            os.close(go_read)
-            sync_write = go_read = -1
+            sync_write = -1
             try:
                 async with asyncio.timeout(self.limit_s):
-                    return await self._go(child, paths, sync_read, go_write, errors)
+                    return await self._go(child, paths, sync_read, go, errors)
             except TimeoutError:
                 text = f"{os.path.basename(self.runtime.path)} create: killed after {self.limit_s:g} s"
                 raise TimedOut(text) from None
@@ -72,7 +71,7 @@ class Monitors:
                 if child.pid not in self._children:
                     process.kill_group(child)
         finally:
-            for fd in (errors, sync_read, sync_write, go_read, go_write):
+            for fd in (errors, sync_read, sync_write, go):
                 if fd >= 0:
                     os.close(fd)
 
@@ -90,8 +89,7 @@ class Monitors:
         # in the daemon's cgroup, never in the pod's; the container's processes are put into theirs by runc.
         moving = asyncio.ensure_future(self._move(child.pid))
         try:
-            with contextlib.suppress(BrokenPipeError):
-                os.write(go, b"\n")
+            os.write(go, b"\n")
             pid, message = parsed(await _line(sync))
         finally:
             await moving
@@ -140,6 +138,20 @@ class Monitors:
             child.wait()
 
         loop.add_reader(fd, reap)
+
+
+def pipe_without_end() -> int:
+    """A pipe as one descriptor for both directions.
+
+    conmon takes EOF on its start pipe for "go". It holds the writing end of this one itself: should the daemon die
+    before the word, conmon waits, makes nothing, and is found by whoever removes the container.
+    """
+    read, write = os.pipe()
+    try:
+        return os.open(f"/proc/self/fd/{read}", os.O_RDWR | os.O_CLOEXEC)
+    finally:
+        os.close(read)
+        os.close(write)
 
 
 def _why(child: subprocess.Popen[bytes], errors: int) -> str:
@@ -202,9 +214,14 @@ def recorded(paths: ContainerPaths) -> Process | None:
     return files.read_process(paths.monitor)
 
 
-def strays(container_id: str) -> Iterator[Process]:
-    """conmons of this id that no ledger names: their daemon died before it could write. A walk over /proc."""
-    wanted = container_id.encode()
+def strays(container_id: str, exits: str) -> Iterator[Process]:
+    """conmons of this id that no ledger names: their daemon died before it could write."""
+    return (found for one, found in running(exits) if one == container_id)
+
+
+def running(exits: str) -> Iterator[tuple[str, Process]]:
+    """Every conmon of ours (its --exit-dir says so) with its container's id. A walk over /proc."""
+    wanted = [b"--exit-dir", exits.encode()]
     with os.scandir("/proc") as entries:
         pids = [int(entry.name) for entry in entries if entry.name.isdecimal()]
     for pid in pids:
@@ -213,5 +230,7 @@ def strays(container_id: str) -> Iterator[Process]:
                 words = file.read(EXIT_MAX).split(b"\0")
         except OSError:
             continue
-        if wanted in words and b"--exit-dir" in words and (found := process.identity(pid)):
-            yield found
+        for at in (n for n, word in enumerate(words) if word == wanted[0]):
+            one = words[words.index(b"-c") + 1].decode(errors="replace") if b"-c" in words[:-1] else ""
+            if words[at : at + 2] == wanted and ID.fullmatch(one) and (found := process.identity(pid)):
+                yield one, found

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 
 from adapters.oci import cgroups, files, kernel, process
 from adapters.oci.layout import ID, ContainerPaths, Layout, SandboxPaths
-from adapters.oci.monitor import read_exit, recorded
+from adapters.oci.monitor import read_exit, recorded, running
 from domain.config import NamespaceMode
 from domain.container import Container
 from domain.errors import StorageFailed
@@ -30,8 +30,13 @@ COMM_WAITING = "runc:["
 def tasks(layout: Layout, containers: Sequence[Container], boot_id: str) -> dict[str, TaskObservation]:
     """Every container asked for, and every id that the disk or the runtime knows besides."""
     known = {container.id: container for container in containers}
-    found = {**dict.fromkeys(known), **dict.fromkeys(ids_in(layout.containers, layout.runtime_root))}
-    return {one: _task(layout.container(one), known.get(one), boot_id) for one in found}
+    found = {**dict.fromkeys(known), **dict.fromkeys(ids_in(*layout.containers_known))}
+    out = {one: _task(layout.container(one), known.get(one), boot_id) for one in found}
+    for one, stray in running(layout.exits):
+        if one not in out or not out[one].leftovers:
+            text = f"a monitor without a bundle: pid {stray.pid}"
+            out[one] = TaskObservation(monitor=MonitorState.ALIVE, leftovers=True, text=text)
+    return out
 
 
 def ids_in(*directories: str) -> Iterable[str]:
@@ -123,7 +128,7 @@ def _sandbox(paths: SandboxPaths, sandbox: Sandbox | None, boot_id: str) -> Sand
             mark=mark,
         )
     except (StorageFailed, OSError, ValueError) as error:
-        return SandboxObservation(leftovers=True, text=process.printable(str(error)))
+        return SandboxObservation(leftovers=True, readable=False, text=process.printable(str(error)))
 
 
 def _infra_state(infra: Process | None, boot_id: str) -> InfraState:

@@ -27,6 +27,8 @@ from domain.observations import TaskObservation
 from domain.records import Process
 from domain.sandbox import Sandbox
 
+REMOVALS = 3
+
 MountRootfs = Callable[[Sequence[Path], Path, Path, Path], Awaitable[None]]
 """(lower directories top first, upper, work, target)"""
 
@@ -118,7 +120,8 @@ class Tasks:
         if self._binaries is None or self._host is None:
             await self._threads.call(self._get_ready)
         self.check(container.config, sandbox.config)
-        await self.remove(container.id)
+        if os.path.lexists(paths.directory) or os.path.lexists(paths.task):
+            await self.remove(container.id)
         await self._threads.call(self._make_bundle, paths, container, sandbox, mark)
         image = self._image_config(container.image_id)
         lowers = self._layers(container.image_id)
@@ -310,10 +313,18 @@ class Tasks:
 
     async def remove(self, container_id: str) -> None:
         paths = self.layout.container(container_id)
-        if not any(map(os.path.lexists, (paths.directory, paths.task, paths.exit_copy, paths.attach_link))):
-            return
+        for rest in reversed(range(REMOVALS)):
+            try:
+                await self._remove_once(container_id, paths, look_again=rest < REMOVALS - 1)
+                return
+            except StorageFailed:
+                # A runtime whose daemon was killed may still be at work and make things behind our back: look again.
+                if not rest:
+                    raise
+
+    async def _remove_once(self, container_id: str, paths: ContainerPaths, *, look_again: bool) -> None:
         cgroup = _cgroup(paths)
-        await self._end(container_id, paths)
+        await self._end(container_id, paths, look_again)
         await self._empty(cgroup)
         if os.path.exists(paths.state):
             # For its hooks and whatever else it made; what it leaves, or refuses, is removed below all the same.
@@ -324,13 +335,13 @@ class Tasks:
         await self._unmount_all(paths)
         await self._threads.call(_remove_files, paths)
 
-    async def _end(self, container_id: str, paths: ContainerPaths) -> None:
+    async def _end(self, container_id: str, paths: ContainerPaths, look_again: bool) -> None:
         """conmon first (its `runc create` dies with it), then init; by identity."""
         boot = files.boot_of(paths.owner)
         monitor = recorded(paths)
         found = [monitor] if monitor else []
-        if monitor is None and os.path.exists(paths.config):
-            found = list(await self._threads.call(lambda: list(strays(container_id))))
+        if look_again or monitor is None:
+            found += list(await self._threads.call(lambda: list(strays(container_id, self.layout.exits))))
         # Their children too: a `runc create` that dies with its conmon does so a moment later and could still make a
         # cgroup that nobody would remove.
         family = [member for one in found if process.alive(one) for member in process.descendants(one)]
@@ -346,6 +357,10 @@ class Tasks:
     async def _unmount_all(self, paths: ContainerPaths) -> None:
         if os.path.isdir(paths.rootfs) and await self._threads.call(_is_mounted, paths.rootfs):
             await self._unmount(Path(paths.rootfs))
+
+    def leave(self) -> None:
+        """At the end of a daemon: the cgroups that nobody needs any more."""
+        cgroups.prune(self._monitors.cgroup, cgroups.DEFAULT_PARENT)
 
     def observe(self, containers: Sequence[Container], boot_id: str) -> Mapping[str, TaskObservation]:
         return sweep.tasks(self.layout, containers, boot_id)

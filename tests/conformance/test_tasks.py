@@ -717,6 +717,8 @@ asyncio.run(main())
         if daemon.returncode is None:
             daemon.kill()
         await daemon.wait()
+        # The next daemon takes longer than this to come up, and a child between fork and exec has no name yet.
+        await asyncio.sleep(0.1)
 
     run_in(real, body)
 

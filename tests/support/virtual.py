@@ -1,6 +1,7 @@
 """An event loop and a clock on which time passes only when everybody waits: hours of grace take no time.
 
 `run(main)` runs a coroutine on such a loop. A program in which all wait and nothing will ever happen is an error.
+`turn`, `settle` and `let_pass` drive a loop by hand, so that a test can act between any two steps of it.
 """
 
 import asyncio
@@ -11,6 +12,10 @@ from typing import Any, TypeVar
 from domain.records import Now
 
 T = TypeVar("T")
+
+
+TURNS_MAX = 100_000
+"""Rounds without any time passing; more of them never end."""
 
 
 class Stuck(AssertionError):
@@ -36,10 +41,58 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         selector = _Selector()
         selector.loop = self
         self.passed = start
+        self.halted = False
         super().__init__(selector)
 
     def time(self) -> float:
         return self.passed
+
+    def turn(self) -> None:
+        """One round of what is ready now; no time passes."""
+        self.call_soon(self.stop)
+        self.run_forever()
+
+    @property
+    def at_rest(self) -> bool:
+        """Everybody waits for a timer or for somebody outside."""
+        return not any(not handle.cancelled() for handle in self._ready)  # type: ignore[attr-defined]
+
+    def settle(self) -> None:
+        for _ in range(TURNS_MAX):
+            if self.halted or self.at_rest:
+                return
+            self.turn()
+        raise Stuck("something goes round and round without any time passing")
+
+    def let_pass(self, seconds: float) -> None:
+        """All that is due within this time happens, in order."""
+        until = self.passed + seconds
+        while True:
+            self.settle()
+            when = self.next_timer()
+            if self.halted or when is None or when > until:
+                break
+            self.passed = max(self.passed, when)
+            self.turn()
+        if not self.halted:
+            self.passed = max(self.passed, until)
+
+    def next_timer(self) -> float | None:
+        timers = (t.when() for t in self._scheduled if not t.cancelled())  # type: ignore[attr-defined]
+        return min(timers, default=None)
+
+    def halt(self) -> set["asyncio.Task[Any]"]:
+        """SIGKILL: from within this very step on nothing of the loop runs, no handler and no `finally`.
+
+        Whoever calls it from a coroutine must then wait for ever. The tasks are returned so that they stay as they
+        are: a task that nobody holds is unwound, and its `finally` would run after all.
+        """
+        self.halted = True
+        tasks = asyncio.all_tasks(self)
+        for handle in [*self._ready, *self._scheduled]:  # type: ignore[attr-defined]
+            handle.cancel()
+        self.stop()
+        return tasks
 
 
 class VirtualClock:

@@ -13,10 +13,11 @@ from domain.records import Record
 from domain.sandbox import Sandbox
 from tools.replay.story import Daemon, Story, elapsed
 from tools.replay.text import instant, printable, size, span
-from tools.replay.words import code_words, failure_words, fit_hash, row_words, signal_name
+from tools.replay.words import code_words, event_words, failure_words, fit_hash, row_words, signal_name
 
 S, B, I = ContainerState, SandboxState, ImageState  # noqa: E741  (shorthand, as in the tables)
 
+LATER_MAX = 5
 KILLED_CODE = 128 + 9
 EVIDENCE = {
     "exit-file": "evidence: the exit file that conmon left",
@@ -29,7 +30,9 @@ EVIDENCE = {
 
 def conclusion(story: Story) -> list[str]:
     """The sentences, most important first."""
-    return list(_held(story, story.key)) + list(_ended(story, story.key))
+    held = list(_held(story, story.key))
+    ended = list(_ended(story, story.key))
+    return [*held, *(f"before record {_broken(story, story.key)}: {text}" for text in ended)] if held else ended
 
 
 def headline(story: Story, key: str) -> str:
@@ -37,13 +40,25 @@ def headline(story: Story, key: str) -> str:
     return next(iter([*_held(story, key), *_ended(story, key)]), "nothing is known of it")
 
 
+def _broken(story: Story, key: str) -> int:
+    """The first record of an aggregate that cannot be used; 0 where all can."""
+    return next((s.record.seq for s in story.of(key) if s.problem or not isinstance(s.record, Record)), 0)
+
+
 def _held(story: Story, key: str) -> Iterator[str]:
-    for step in story.of(key):
-        if step.problem or not isinstance(step.record, Record):
-            why = step.problem or getattr(step.record, "why", "")
-            yield f"unknown since record {step.record.seq}, which cannot be used: {printable(why)}"
-            yield "nothing is done to it until a person decides; what follows was the case before that record"
-            return
+    """What a quarantine leaves: why, and what the records after it say, which count no more but can be read."""
+    seq = _broken(story, key)
+    if not seq:
+        return
+    steps = [step for step in story.of(key) if step.record.seq >= seq]
+    why = steps[0].problem or getattr(steps[0].record, "why", "")
+    yield f"unknown since record {seq}, which cannot be used: {printable(why)}"
+    yield "quarantined: Daybook does nothing to it until a person decides"
+    for step in steps[1:][-LATER_MAX:]:
+        if isinstance(step.record, Record):
+            words = event_words(step.event)
+            said = f"{step.record.wire.rsplit('/', 1)[0]}{': ' if words else ''}{words}"
+            yield f"record {step.record.seq} can be read, but not relied on: {said}"
 
 
 def _ended(story: Story, key: str) -> Iterator[str]:
@@ -219,9 +234,9 @@ def _unasked(story: Story, exited: Record) -> Iterator[str]:
     if not name:
         yield "nobody asked Daybook to stop it"
     elif exited.event.oom or story.events(exited.key, e.ContainerOom):
-        yield f"nobody asked Daybook to stop it: {name} fits the out-of-memory kill above"
+        yield f"nobody asked Daybook to stop it; {name} fits the out-of-memory kill"
     else:
-        yield f"nobody asked Daybook to stop it: who sent {name} is unknown, only that it was not Daybook"
+        yield f"nobody asked Daybook to stop it; the code means {name}, who sent it is unknown"
 
 
 def _conditions(story: Story, key: str) -> Iterator[str]:

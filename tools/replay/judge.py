@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from domain import events as e
+from domain.container import Container
 from domain.invariants import violations
 from domain.node import Node, sandbox_name
 from tools.replay.walk import Aggregate, Step, find
@@ -18,12 +19,12 @@ from tools.replay.walk import Aggregate, Step, find
 WHOLE_UP_TO = 24
 WHOLE_EVERY = 1000
 
-Tie = tuple[Any, ...]
+Tie = tuple[str, Any]
 
 
 @dataclass(slots=True)
 class Neighbours:
-    """Which aggregates share a tie: a pod, a name, an image id."""
+    """Who can be found under which tie. `ties`: those of each aggregate."""
 
     ties: dict[str, tuple[Tie, ...]] = field(default_factory=dict)
     by_tie: dict[Tie, set[str]] = field(default_factory=dict)
@@ -35,24 +36,32 @@ class Neighbours:
             if not held:
                 del self.by_tie[tie]
         if found is not None:
-            self.ties[key] = _ties(key, found)
+            self.ties[key] = _is(key, found)
             for tie in self.ties[key]:
                 self.by_tie.setdefault(tie, set()).add(key)
 
-    def of(self, keys: Iterable[tuple[str, Aggregate | None]]) -> set[str]:
-        ties = {tie for key, found in keys for tie in (*self.ties.get(key, ()), *(_ties(key, found) if found else ()))}
-        return {other for tie in ties for other in self.by_tie.get(tie, ())}
+    def of(self, key: str, *found: Aggregate | None) -> set[str]:
+        """Who is a neighbour of an aggregate as it is or was."""
+        asked = {tie for each in found if each is not None for tie in _asks(key, each)}
+        return {other for tie in asked for other in self.by_tie.get(tie, ())}
 
 
-def _ties(key: str, found: Any) -> tuple[Tie, ...]:
+def _is(key: str, found: Any) -> tuple[Tie, ...]:
+    """The ties under which an aggregate is found."""
     kind, name = e.split_key(key)
     match kind:
         case "sandbox":
             return ("pod", name), ("name", sandbox_name(found.config))
         case "container":
-            return ("pod", found.sandbox_id), ("image", found.image_id)
+            return ("pod", found.sandbox_id), ("user", found.image_id)
         case _:
             return (("image", found.held.image_id),) if found.held else ()
+
+
+def _asks(key: str, found: Any) -> tuple[Tie, ...]:
+    """The ties under which its neighbours are found: users and images of an id concern each other, not themselves."""
+    other = {"user": "image", "image": "user"}
+    return tuple((other.get(kind, kind), value) for kind, value in _is(key, found))
 
 
 @dataclass(slots=True)
@@ -66,14 +75,14 @@ class Judge:
     def after(self, node: Node, step: Step) -> list[str]:
         self.steps += 1
         key = step.record.key
-        touched = self.neighbours.of([(key, step.before), (key, step.after)]) | {key}
+        touched = self.neighbours.of(key, step.before, step.after) | {key}
         self.neighbours.update(key, find(node, key))
         if (
             self.steps % WHOLE_EVERY == 0
             or len(node.sandboxes) + len(node.containers) + len(node.images) <= WHOLE_UP_TO
         ):
             return self.whole(node)
-        return self._new(judged(node, touched), complete=False)
+        return self._new(judged(node, touched | _context(node, touched)), complete=False)
 
     def whole(self, node: Node) -> list[str]:
         keys = [e.sandbox_key(i) for i in node.sandboxes] + [e.container_key(i) for i in node.containers]
@@ -89,12 +98,18 @@ class Judge:
 def judged(node: Node, keys: Iterable[str]) -> list[str]:
     """The violations among these aggregates alone."""
     part = Node()
-    for key in keys:
+    for key in sorted(keys):
         kind, name = e.split_key(key)
         if not _beyond(node, key) and find(node, key) is not None:
             group: Mapping[str, Any] = getattr(node, _GROUPS[kind])
             getattr(part, _GROUPS[kind])[name] = group[name]
     return violations(part)
+
+
+def _context(node: Node, keys: Iterable[str]) -> set[str]:
+    """The sandboxes of containers that are judged: without them they would seem to have lost theirs."""
+    found = (find(node, key) for key in keys)
+    return {e.sandbox_key(each.sandbox_id) for each in found if isinstance(each, Container)}
 
 
 _GROUPS = {"sandbox": "sandboxes", "container": "containers", "image": "images"}

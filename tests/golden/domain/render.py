@@ -74,7 +74,7 @@ IMAGE_COMMANDS: Mapping[str, c.Command] = {
     "RemoveImage":                  c.RemoveImage(b.REF),
     "RecordPulled":                 c.RecordPulled(b.REF, b.pulled(b.ID_B)),
     "RecordPullFailed":             c.RecordPullFailed(b.REF, "PullFailed", "no"),
-    "RecordImageRemoved":           c.RecordImageRemoved(b.REF),
+    "RecordImageRemoved":           c.RecordImageRemoved(b.ID_A),
     "RecordImageLost":              c.RecordImageLost(b.REF, "gone"),
 }
 CONTAINER_EVENTS: Sequence[e.Event] = (

@@ -96,24 +96,21 @@ def test_states_without_an_effect_are_at_rest() -> None:
     assert set(ContainerState) - set(CONTAINER_EFFECT) == {S.CREATED, S.RUNNING, S.REMOVED}
 
 
-@b.defect("a stopping sandbox owes commands to a quarantined container for ever; each is refused (5 a second)")
 @pytest.mark.parametrize("events", [(), (e.SandboxStopRequested("remove"),)])
-def test_defect_nothing_is_asked_of_a_quarantined_container(events: tuple[e.Event, ...]) -> None:
+def test_nothing_is_asked_of_a_quarantined_container(events: tuple[e.Event, ...]) -> None:
     book = b.with_container(S.RUNNING).put(b.BOX_KEY, e.SandboxStopRequested(), *events).spoil(b.CON_KEY)
     for command in due(book.node, b.BOX_KEY).commands:
         assert not b.shown(book.node.decide(command, b.NOW)).startswith("refused")
 
 
-@b.defect("a stopped sandbox whose removal waits is owed a removal that its quarantined container refuses for ever")
-def test_defect_no_removal_of_a_sandbox_with_a_quarantined_container() -> None:
+def test_no_removal_of_a_sandbox_with_a_quarantined_container() -> None:
     book = b.with_container(S.EXITED).put(b.BOX_KEY, e.SandboxStopRequested("remove"), e.SandboxStopped())
     book.spoil(b.CON_KEY)
     for command in due(book.node, b.BOX_KEY).commands:
         assert not b.shown(book.node.decide(command, b.NOW)).startswith("refused")
 
 
-@b.defect("a create that a stop cancelled may have made a process; its sandbox is torn down beside the removal")
-def test_defect_a_sandbox_waits_for_a_cancelled_create() -> None:
+def test_a_sandbox_waits_for_a_cancelled_create() -> None:
     book = b.with_container(S.CREATING).put(b.BOX_KEY, e.SandboxStopRequested())
     book.ask(c.StopContainer(b.CON, 0))
     assert due(book.node, b.CON_KEY).effect == f.RemoveTask(b.CON)

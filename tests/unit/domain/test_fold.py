@@ -78,8 +78,7 @@ def test_the_rest_of_the_log_is_read() -> None:
     assert b.REF_2 in book.node.images
 
 
-@b.defect("an event under a key of no kind, or a foreign event under the node's key, passes without a word")
 @pytest.mark.parametrize(("key", "event"), [(e.NODE_KEY, b.STARTED), ("volume/x", e.NodeStopped())])
-def test_defect_foreign_events_of_the_node(key: str, event: e.Event) -> None:
+def test_foreign_events_of_the_node(key: str, event: e.Event) -> None:
     record = Record(1, b.NOW, key, 1, e.WIRE_NAME[type(event)], event, Cause("rpc"), b"", 0)
     assert not fold([record]).whole

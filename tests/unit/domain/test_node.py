@@ -188,9 +188,8 @@ def test_claimed_names_are_told() -> None:
     assert book.node.image_users(b.ID_A) == [b.CON]
 
 
-@b.defect("a name that is decided but not on record is looked up among the records: KeyError", KeyError)
 @pytest.mark.parametrize("command", [b.run("new", attempt=3), b.create("new", attempt=3)])
-def test_defect_a_claimed_name_counts_for_the_next_decide(command: c.Command) -> None:
+def test_a_claimed_name_counts_for_the_next_decide(command: c.Command) -> None:
     book = b.with_sandbox()
     book.node.claim(accepted(book.node.decide(command, b.NOW)))
     assert not isinstance(book.node.decide(command, b.NOW), Accept)
@@ -210,8 +209,7 @@ def test_created_at_never_decreases_within_a_sandbox() -> None:
     assert first.node.containers[b.CON].created_at == b.WALL, "not older than its sandbox"
 
 
-@b.defect("created_at of the pod's next sandbox is not clamped: the kubelet takes the newest for the current one")
-def test_defect_created_at_never_decreases_within_a_pod() -> None:
+def test_created_at_never_decreases_within_a_pod() -> None:
     book = b.with_sandbox(B.NOTREADY)
     book.ask(b.run("next", attempt=1), b.at(5, wall_s=-900))
     assert book.node.sandboxes["next"].created_at >= book.node.sandboxes[b.BOX].created_at
@@ -306,34 +304,29 @@ def test_a_person_gives_up_what_is_quarantined(key: str) -> None:
     assert isinstance(book.node.decide(again, b.NOW), Accept), "the name is free"
 
 
-@b.defect("a sandbox that is given up leaves its containers without one")
-def test_defect_giving_up_a_sandbox_with_containers() -> None:
+def test_giving_up_a_sandbox_with_containers() -> None:
     book = b.with_container(S.RUNNING).spoil(b.BOX_KEY)
     book.ask(c.ReleaseQuarantine(b.BOX_KEY))
     assert violations(book.node) == []
 
 
-@b.defect("an unreadable record of the node itself shuts out all its later events, releases of quarantines among them")
-def test_defect_an_unreadable_node_record_does_not_shut_out_the_node() -> None:
+def test_an_unreadable_node_record_does_not_shut_out_the_node() -> None:
     book = b.with_container(S.RUNNING).spoil(b.CON_KEY).spoil(e.NODE_KEY)
     book.ask(c.ReleaseQuarantine(b.CON_KEY))
     assert b.CON_KEY not in book.node.quarantined
 
 
-@b.defect("a quarantined sandbox whose first record is lost is answered NotFound instead of Quarantined")
-def test_defect_create_in_an_unreadable_sandbox() -> None:
+def test_create_in_an_unreadable_sandbox() -> None:
     book = b.with_image().spoil(b.BOX_KEY)
     assert isinstance(refusal(book.node.decide(b.create(), b.NOW)), errors.Quarantined)
 
 
-@b.defect("a quarantined reference whose first record is lost is said to be removed", AssertionError)
-def test_defect_remove_an_unreadable_image() -> None:
+def test_remove_an_unreadable_image() -> None:
     book = b.Book().spoil(IMAGE_KEY)
     assert isinstance(refusal(book.node.decide(c.RemoveImage(b.REF), b.NOW)), errors.Quarantined)
 
 
-@b.defect("a container whose create does not decode may use any image, yet images are removed")
-def test_defect_no_image_is_removed_while_a_container_is_unreadable() -> None:
+def test_no_image_is_removed_while_a_container_is_unreadable() -> None:
     book = b.with_sandbox().spoil(b.CON_KEY)
     assert isinstance(book.node.decide(c.RemoveImage(b.REF), b.NOW), Refused)
 
@@ -396,8 +389,7 @@ def test_restore_gives_the_same_node(state: ContainerState) -> None:
     assert b.fingerprint(restored) == b.fingerprint(book.node)
 
 
-@b.defect("containers made at the same clamped time come in another order after a restore, and so does what is due")
-def test_defect_what_is_due_is_the_same_after_a_restore() -> None:
+def test_what_is_due_is_the_same_after_a_restore() -> None:
     book = b.with_sandbox()
     for id_ in ("z", "a"):
         book.ask(b.create(id_, name=id_)), book.put(e.container_key(id_), b.CREATED)

@@ -111,8 +111,7 @@ def test_a_report_is_always_settled() -> None:
     assert outcome(b.with_container(S.RUNNING).node, c.RecordMonitorLost(b.CON), b.CON_KEY) == Done()
 
 
-@b.defect("a removal of an image with two references is settled when the first is gone; the second is still listed")
-def test_defect_a_removal_waits_for_every_reference() -> None:
+def test_a_removal_waits_for_every_reference() -> None:
     book = b.with_image().put(e.image_key(b.REF_2), *b.IMAGE_PATH[I.PRESENT])
     book.ask(c.RemoveImage(b.ID_A))
     book.ask(c.RecordImageRemoved(b.REF))

@@ -284,15 +284,13 @@ def test_what_needs_a_second_look() -> None:
 # --- defects ---------------------------------------------------------------------------------------------------------
 
 
-@b.defect("lifecycle.md @I: a dead monitor is recorded with the resumed stop; nothing is")
 @pytest.mark.parametrize("task", [TaskState.CREATED, TaskState.RUNNING])
-def test_defect_resume_records_a_dead_monitor(task: TaskState) -> None:
+def test_resume_records_a_dead_monitor(task: TaskState) -> None:
     found = render.find_container("STOPPING", task, MonitorState.DEAD, None)
     assert [type(event) for event in found.events] == [e.ContainerMonitorLost]
 
 
-@b.defect("@G with a dead monitor: the loss is found only by the next look, so twice is not once")
-def test_defect_advance_records_a_dead_monitor() -> None:
+def test_advance_records_a_dead_monitor() -> None:
     book = b.with_container(ContainerState.STARTING)
     world = World(b.BOOT_ID, tasks={b.CON: TaskObservation(TaskState.RUNNING, MonitorState.DEAD)})
     first = render.find(book, world, b.CON_KEY)
@@ -303,8 +301,7 @@ def test_defect_advance_records_a_dead_monitor() -> None:
     assert again.events == ()
 
 
-@b.defect("@IC of a reference that meant an image which the store lost too: LOST only at the next look")
-def test_defect_a_failed_pull_also_says_what_was_lost() -> None:
+def test_a_failed_pull_also_says_what_was_lost() -> None:
     book = b.with_image().put(e.image_key(b.REF), e.ImagePullRequested())
     world = World(b.BOOT_ID)
     first = render.find(book, world, e.image_key(b.REF))
@@ -315,8 +312,7 @@ def test_defect_a_failed_pull_also_says_what_was_lost() -> None:
     assert again.events == ()
 
 
-@b.defect("a pod on the host's namespaces needs nothing, yet is DIED where nothing is seen of it")
-def test_defect_a_pod_that_needs_nothing_is_whole() -> None:
+def test_a_pod_that_needs_nothing_is_whole() -> None:
     known = b.with_sandbox(network=False, pid=False).node.sandboxes[b.BOX]
     assert recovery.sandbox_evidence(known, SandboxObservation()) is SandboxEvidence.WHOLE
 
@@ -330,8 +326,7 @@ def test_defect_a_dead_pod_releases_its_cached_network(boot_id: str) -> None:
     assert found.verdict is Verdict.RESUME
 
 
-@b.defect("rule 3: with a log that is not whole nothing unknown is deleted; images are")
-def test_defect_an_image_of_a_broken_log_is_no_orphan_of_ours() -> None:
+def test_an_image_of_a_broken_log_is_no_orphan_of_ours() -> None:
     """The create of a container does not decode, so nobody knows that it uses the image: its root would be emptied."""
     book = b.with_sandbox().put(e.image_key(b.REF), e.ImagePullRequested(), replace(b.IMAGE_PULLED, image_id=b.ID_B))
     book.spoil(b.CON_KEY)
@@ -340,8 +335,7 @@ def test_defect_an_image_of_a_broken_log_is_no_orphan_of_ours() -> None:
     assert not [f for f in findings if f.verdict is Verdict.ORPHAN and f.ours]
 
 
-@b.defect("@IB does not ask whether the same image is being removed; RecordPulled does")
-def test_defect_advance_of_an_image_that_goes() -> None:
+def test_advance_of_an_image_that_goes() -> None:
     book = b.with_image(ImageState.REMOVING).put(e.image_key(b.REF_2), e.ImagePullRequested())
     world = World(b.BOOT_ID, images=ImageObservation({b.ID_A: StoreState.COMPLETE}, {b.REF_2: b.pulled()}))
     finding = render.find(book, world, e.image_key(b.REF_2))

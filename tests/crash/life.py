@@ -1,0 +1,230 @@
+"""One container's whole life as a client sees it who asks again, with the same request, when the daemon dies under it."""
+
+import contextlib
+import json
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import grpc
+
+from domain import events as e
+from domain.records import Record
+from proto import api_pb2 as pb
+from tests.support.daemon import IMAGE, Ended, Machine, until
+
+WROTE = "it ran"
+ENDS = f"echo {WROTE}; exit 7"
+WAITS = f"trap 'exit 143' TERM; echo {WROTE}; while :; do sleep 0.05 & wait $!; done"
+GRACE_S = 5
+
+
+class NotReached(AssertionError):
+    """The armed point was not passed."""
+
+
+def pod_config(machine: Machine, name: str, **options: Any) -> Any:
+    modes = {"network": pb.NODE, "pid": pb.CONTAINER} | options
+    context = pb.LinuxSandboxSecurityContext(namespace_options=pb.NamespaceOption(**modes))
+    return pb.PodSandboxConfig(
+        metadata=pb.PodSandboxMetadata(name=name, uid=f"uid-{name}", namespace="default"),
+        log_directory=str(machine.pod_logs / name),
+        labels={"app": name},
+        annotations={"kubectl.kubernetes.io/last-applied-configuration": "kept beside the log"},
+        linux=pb.LinuxPodSandboxConfig(cgroup_parent=f"/{machine.token}/pod-{name}", security_context=context),
+    )
+
+
+def container_config(script: str, name: str = "app", image: str = IMAGE, **more: Any) -> Any:
+    return pb.ContainerConfig(
+        metadata=pb.ContainerMetadata(name=name),
+        image=pb.ImageSpec(image=image),
+        command=["/bin/sh", "-c", script],
+        log_path=f"{name}.log",
+        linux=pb.LinuxContainerConfig(
+            resources=pb.LinuxContainerResources(cpu_shares=2),
+            security_context=pb.LinuxContainerSecurityContext(
+                namespace_options=pb.NamespaceOption(network=pb.NODE, pid=pb.CONTAINER)
+            ),
+        ),
+        **more,
+    )
+
+
+@dataclass
+class Client:
+    """Calls until it is answered: a dead daemon is started again. `deaths` counts them."""
+
+    machine: Machine
+    deaths: int = 0
+
+    def call(self, rpc: str, request: Any, admin: bool = False) -> Any:
+        for _ in range(10):
+            stubs = self.machine.cri(admin)
+            stub = next(getattr(s, rpc) for s in stubs if hasattr(s, rpc))
+            try:
+                return stub(request, timeout=30)
+            except grpc.RpcError as error:
+                if error.code() is not grpc.StatusCode.UNAVAILABLE or not self._died():
+                    raise
+            self.revive()
+        raise AssertionError("the daemon dies again and again")
+
+    def _died(self) -> bool:
+        daemon = self.machine.daemon
+        assert daemon is not None
+        with contextlib.suppress(AssertionError):
+            until(daemon.dead, 3)
+        return daemon.dead()
+
+    def revive(self) -> None:
+        self.deaths += 1
+        for _ in range(5):
+            try:
+                self.machine.start()
+                return
+            except Ended as ended:
+                if ended.status != -9:
+                    raise
+                self.deaths += 1
+        raise AssertionError("the daemon dies again and again while it starts")
+
+    def status(self, container_id: str) -> Any:
+        return self.call("ContainerStatus", pb.ContainerStatusRequest(container_id=container_id)).status
+
+
+@dataclass
+class Life:
+    """`stops`: the client ends the container; else it ends by itself with code 7."""
+
+    machine: Machine
+    name: str
+    stops: bool = False
+    client: Client = field(init=False)
+    sandbox_id: str = ""
+    container_id: str = ""
+    started: bool = False
+
+    def __post_init__(self) -> None:
+        self.client = Client(self.machine)
+        self.log_file.parent.mkdir(exist_ok=True)
+        self.began = self.machine.records()[-1].seq
+
+    @property
+    def log_file(self) -> Any:
+        return self.machine.pod_logs / self.name / "app.log"
+
+    def live(self) -> None:
+        self.pull()
+        self.run()
+        self.create()
+        self.start()
+        self.end()
+        self.remove()
+
+    def pull(self) -> None:
+        wanted = self.machine.layout()
+        image_id = self.client.call("PullImage", self.machine.load_request(), admin=True).image_ref
+        assert image_id == wanted.image_id
+
+    def run(self) -> None:
+        request = pb.RunPodSandboxRequest(config=pod_config(self.machine, self.name))
+        self.sandbox_id = self.client.call("RunPodSandbox", request).pod_sandbox_id
+        listed = self.client.call("ListPodSandbox", pb.ListPodSandboxRequest()).items
+        assert [(s.id, s.state) for s in listed] == [(self.sandbox_id, pb.SANDBOX_READY)]
+        assert self.client.call("RunPodSandbox", request).pod_sandbox_id == self.sandbox_id
+
+    def create(self) -> None:
+        config = container_config(WAITS if self.stops else ENDS)
+        request = pb.CreateContainerRequest(pod_sandbox_id=self.sandbox_id, config=config)
+        self.container_id = self.client.call("CreateContainer", request).container_id
+        assert self.client.call("CreateContainer", request).container_id == self.container_id
+        assert self.client.status(self.container_id).state == pb.CONTAINER_CREATED
+
+    def start(self) -> None:
+        """A repeated start is refused where the first one was done; the status tells which."""
+        deaths = self.client.deaths
+        request = pb.StartContainerRequest(container_id=self.container_id)
+        try:
+            self.client.call("StartContainer", request)
+            self.started = True
+        except grpc.RpcError as error:
+            assert error.code() is grpc.StatusCode.FAILED_PRECONDITION, error
+            assert self.client.deaths > deaths, "refused without a death before it"
+            assert self.client.status(self.container_id).state in (pb.CONTAINER_RUNNING, pb.CONTAINER_EXITED)
+
+    def ran(self) -> bool:
+        return self.log_file.exists() and WROTE in self.log_file.read_text()
+
+    def end(self) -> None:
+        if self.stops and self.client.status(self.container_id).state == pb.CONTAINER_RUNNING:
+            until(self.ran, text="it says that it runs")
+            request = pb.StopContainerRequest(container_id=self.container_id, timeout=GRACE_S)
+            self.client.call("StopContainer", request)
+            assert self.client.status(self.container_id).state == pb.CONTAINER_EXITED
+        ended = until(self._ended, 15, "it ends")
+        self._check_end(ended)
+        until(self._tidied, 15, "the runtime's task is deleted")
+        assert self.client.status(self.container_id) == ended, "the answer has changed"
+
+    def _ended(self) -> Any:
+        status = self.client.status(self.container_id)
+        return status if status.state == pb.CONTAINER_EXITED else None
+
+    def _check_end(self, status: Any) -> None:
+        """No code is invented: 7 by itself, 143 or 137 by a stop, 128 where it never ran."""
+        told = (status.exit_code, status.reason)
+        if self.ran():
+            assert told in ([(143, "Error"), (137, "Error")] if self.stops else [(7, "Error")]), status
+            assert status.created_at <= status.started_at <= status.finished_at, status
+        else:
+            assert told == (128, "StartError"), status
+            assert not self.started, "an acknowledged start never was"
+
+    def _tidied(self) -> bool:
+        """Asks the daemon too, so that its death is met."""
+        self.client.status(self.container_id)
+        return not (self.machine.run / "runc" / self.container_id).exists()
+
+    def remove(self) -> None:
+        call = self.client.call
+        call("RemoveContainer", pb.RemoveContainerRequest(container_id=self.container_id))
+        assert not call("ListContainers", pb.ListContainersRequest()).containers
+        call("StopPodSandbox", pb.StopPodSandboxRequest(pod_sandbox_id=self.sandbox_id))
+        call("RemovePodSandbox", pb.RemovePodSandboxRequest(pod_sandbox_id=self.sandbox_id))
+        assert not call("ListPodSandbox", pb.ListPodSandboxRequest()).items
+        call("RemoveImage", pb.RemoveImageRequest(image=pb.ImageSpec(image=IMAGE)))
+        assert not call("ListImages", pb.ListImagesRequest()).images
+
+    # --- what the log must say ---------------------------------------------------------------------------------------
+
+    def check_log(self) -> None:
+        """One sandbox id and one container id were ever meant: the retry got what the lost answer would have said."""
+        records = [r for r in self.machine.records() if isinstance(r, Record) and r.seq > self.began]
+        sandboxes = {e.split_key(r.key)[1] for r in records if isinstance(r.event, e.SandboxRunRequested)}
+        containers = {e.split_key(r.key)[1] for r in records if isinstance(r.event, e.ContainerCreateRequested)}
+        assert sandboxes == {self.sandbox_id}
+        assert containers == {self.container_id}
+        ends = [r.event for r in records if isinstance(r.event, e.ContainerExited | e.ContainerStartFailed)]
+        assert len(ends) == 1, ends
+
+
+def arm(machine: Machine, *points: str) -> None:
+    part = machine.fault_file.with_suffix(".new")
+    part.write_text(json.dumps(points))
+    part.rename(machine.fault_file)
+
+
+def unfired(machine: Machine) -> list[str]:
+    return list(json.loads(machine.fault_file.read_text())) if machine.fault_file.exists() else []
+
+
+def passed(machine: Machine, since: int = 0) -> list[str]:
+    return machine.trace_file.read_text().splitlines()[since:]
+
+
+def timed(what: Callable[[], None]) -> float:
+    began = time.monotonic()
+    what()
+    return time.monotonic() - began

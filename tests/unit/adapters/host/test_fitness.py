@@ -1,0 +1,35 @@
+from pathlib import Path
+
+from adapters.host.fitness import FAIL, OK, Fact, facts, version_of
+
+PROGRAMS = {"OCI runtime": "true", "monitor": "no-such-program"}
+
+
+def by_name(data: Path) -> dict[str, Fact]:
+    found = facts(data / "data", data / "run", PROGRAMS, {"seccomp profile": str(data / "missing.json")})
+    return {fact.what: fact for fact in found}
+
+
+def test_each_thing_that_is_not_fit_has_a_remedy(tmp_path: Path) -> None:
+    told = by_name(tmp_path)
+    assert (told["monitor"].level, told["seccomp profile"].level) == (FAIL, FAIL)
+    assert "apt-get install conmon" in told["monitor"].remedy
+    assert all(fact.remedy for fact in told.values() if fact.level != OK)
+    assert not any(fact.remedy for fact in told.values() if fact.level == OK)
+
+
+def test_a_directory_that_others_may_write_is_told(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data").chmod(0o777)
+    assert "chmod go-w" in by_name(tmp_path)[str(tmp_path / "data")].remedy
+    assert by_name(tmp_path)[str(tmp_path / "run")].found == "will be made"
+
+
+def test_nothing_is_made_by_looking(tmp_path: Path) -> None:
+    by_name(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_program_that_cannot_be_run_has_no_version(tmp_path: Path) -> None:
+    assert version_of(str(tmp_path / "nothing")) == ""
+    assert version_of("/bin/false") == ""

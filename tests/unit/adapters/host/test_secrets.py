@@ -1,0 +1,38 @@
+import stat
+from pathlib import Path
+
+import pytest
+
+from adapters.host.secrets import SideFiles
+from domain.config import ContainerSecrets, SandboxSecrets
+from domain.errors import StorageFailed
+
+CONTAINER = ContainerSecrets(("sh", "-c"), ("a",), (("KEY", b"\xff\0value"),), {"big": "x" * 5000})
+
+
+def test_what_is_written_is_read_and_removed(tmp_path: Path) -> None:
+    files = SideFiles(tmp_path / "private")
+    files.write("c", CONTAINER)
+    files.write("s", SandboxSecrets({"a": "b"}))
+    assert files.read("c") == CONTAINER
+    assert files.read("s") == SandboxSecrets({"a": "b"})
+    assert sorted(files.names()) == ["c", "s"]
+    files.remove("c")
+    files.remove("c")
+    assert files.read("c") is None
+    assert list(files.names()) == ["s"]
+
+
+def test_nobody_else_may_read_them(tmp_path: Path) -> None:
+    files = SideFiles(tmp_path / "private")
+    files.write("c", CONTAINER)
+    assert stat.S_IMODE((tmp_path / "private").stat().st_mode) == 0o700
+    assert stat.S_IMODE((tmp_path / "private" / "c").stat().st_mode) == 0o600
+
+
+@pytest.mark.parametrize("content", [b"", b"\xc1", b"\x01", b"\x80", b"\x81\xa4envs\x01"])
+def test_damage_is_told_as_such(tmp_path: Path, content: bytes) -> None:
+    files = SideFiles(tmp_path)
+    (tmp_path / "c").write_bytes(content)
+    with pytest.raises(StorageFailed, match="private side file of c"):
+        files.read("c")
