@@ -39,8 +39,8 @@ def step(done: Replayed, record: Record | Unreadable) -> None:
         done.node.apply(record.key, record.version, record.event)
         if isinstance(record.event, QuarantineReleased):
             done.broken = tuple(b for b in done.broken if b.key != record.event.key)
-    except (KeyError, AssertionError, AttributeError) as error:
-        why = f"{record.wire} does not fit the state before it ({error})"
+    except (KeyError, AssertionError, AttributeError):
+        why = f"{record.wire} does not fit what is recorded before it"
         _quarantine(done, Unreadable(record.seq, record.key, record.version, why))
 
 

@@ -312,7 +312,10 @@ class Node:
             del self.versions[key]
 
     def _apply_container(self, name: str, event: e.Event) -> None:
-        after = containers.evolve(self.containers.get(name), event, name)
+        before = self.containers.get(name)
+        after = containers.evolve(before, event, name)
+        if before is not None and before.sandbox_id != after.sandbox_id:
+            raise KeyError(f"container {name} in another sandbox")
         if after.state is ContainerState.REMOVED:
             self._drop_container(after)
             return

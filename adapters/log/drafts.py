@@ -9,7 +9,7 @@ from domain.records import Cause, Draft, Now, Record
 
 def entries_of(drafts: Iterable[Draft], codec: EventCodec) -> list[Entry]:
     """Raises CodecError, before anything was appended, where an event cannot be written."""
-    return check_all(Entry(draft.key, draft.version, *codec.encode(draft.event)) for draft in drafts)
+    return check_all(Entry(draft.key, draft.version, *codec.encode(draft.event), draft.cause) for draft in drafts)
 
 
 def records_of(
@@ -17,6 +17,6 @@ def records_of(
 ) -> Sequence[Record]:
     """What a later read of the same records gives."""
     return [
-        Record(at.seq, now, draft.key, draft.version, entry.wire, draft.event, cause, at.hash, at.size)
+        Record(at.seq, now, draft.key, draft.version, entry.wire, draft.event, draft.cause or cause, at.hash, at.size)
         for draft, entry, at in zip(drafts, entries, placed, strict=True)
     ]

@@ -34,12 +34,13 @@ _CAUSE = (str, str, str, int, str, str, int)
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """What an append brings: the event as bytes under its wire name."""
+    """What an append brings: the event as bytes under its wire name. `cause`: its own, else the append's."""
 
     key: str
     version: int
     wire: str
     payload: bytes
+    cause: Cause | None = None
 
 
 class Placed(NamedTuple):
@@ -87,6 +88,8 @@ def check(entry: Entry) -> Entry:
         raise CodecError(f"cannot append event of {entry.key[:80]}: key or wire name is empty or too long")
     if type(entry.payload) is not bytes or len(entry.payload) > PAYLOAD_BYTES_MAX:
         raise CodecError(f"cannot append event of {entry.key[:80]}: over {PAYLOAD_BYTES_MAX} bytes of payload")
+    if entry.cause is not None:
+        check_surroundings(entry.cause, Now(0, 0, ""))
     return entry
 
 
@@ -118,7 +121,8 @@ def lay(head: Head, entries: Iterable[Entry], cause: Cause, now: Now) -> list[tu
     causes, boot = _cause_values(cause), _boot_bytes(now.boot_id)
     for entry in entries:
         seq += 1
-        data = pack(seq, link, (now.wall_ns, boot, now.boot_ns), entry, causes)
+        own = causes if entry.cause is None else _cause_values(entry.cause)
+        data = pack(seq, link, (now.wall_ns, boot, now.boot_ns), entry, own)
         link = record_hash(data)
         rows.append((data, Placed(seq, link, len(data))))
     return rows

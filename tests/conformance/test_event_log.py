@@ -94,6 +94,16 @@ def test_every_cause_and_time_comes_back(log: Log) -> None:
     assert [(r.cause, r.at) for r in log.read()] == list(zip(causes, times, strict=True))
 
 
+def test_a_draft_may_bring_a_cause_of_its_own(log: Log) -> None:
+    row = Cause("recovery", "@K", led_by=7)
+    drafts = [started("container/a", 1), Draft("container/b", 1, ContainerStarted(at=1), row)]
+    records = append(log, *drafts)
+    assert [r.cause for r in records] == [RPC, row]
+    assert list(log.read()) == records
+    with pytest.raises(CodecError):
+        append(log, Draft("container/c", 1, ContainerStarted(at=1), Cause(7)))  # type: ignore[arg-type]
+
+
 def test_a_conflict_appends_nothing_of_its_drafts(log: Log) -> None:
     append(log, started("container/a", 1))
     head = log.head()

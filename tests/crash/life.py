@@ -2,8 +2,7 @@
 
 import contextlib
 import json
-import time
-from collections.abc import Callable
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -109,6 +108,7 @@ class Life:
     def __post_init__(self) -> None:
         self.client = Client(self.machine)
         self.log_file.parent.mkdir(exist_ok=True)
+        self.log_file.unlink(missing_ok=True)
         self.began = self.machine.records()[-1].seq
 
     @property
@@ -224,7 +224,82 @@ def passed(machine: Machine, since: int = 0) -> list[str]:
     return machine.trace_file.read_text().splitlines()[since:]
 
 
-def timed(what: Callable[[], None]) -> float:
-    began = time.monotonic()
-    what()
-    return time.monotonic() - began
+@contextlib.contextmanager
+def refused(code: grpc.StatusCode, *texts: str) -> Iterator[None]:
+    """The call in the block fails with this code, and its text has each of these."""
+    try:
+        yield
+    except grpc.RpcError as error:
+        assert error.code() is code, error
+        for text in texts:
+            assert text in error.details(), error.details()
+        return
+    raise AssertionError(f"it was not refused with {code}")
+
+
+@dataclass
+class Pod:
+    """A pod with one container, made step by step on the daemon that runs. Nothing is asked twice."""
+
+    machine: Machine
+    name: str = "pod"
+    sandbox_id: str = ""
+    container_id: str = ""
+
+    def __post_init__(self) -> None:
+        (self.machine.pod_logs / self.name).mkdir(exist_ok=True)
+
+    @property
+    def shared(self) -> Any:
+        """A directory that the container sees as /shared."""
+        directory = self.machine.base / f"shared-{self.name}"
+        directory.mkdir(exist_ok=True)
+        return directory
+
+    def ask(self, rpc: str, **fields: Any) -> Any:
+        stub = next(getattr(s, rpc) for s in self.machine.cri() if hasattr(s, rpc))
+        return stub(getattr(pb, f"{rpc}Request")(**fields), timeout=30)
+
+    def run(self, **options: Any) -> "Pod":
+        self.sandbox_id = self.ask("RunPodSandbox", config=pod_config(self.machine, self.name, **options)).pod_sandbox_id
+        return self
+
+    def create(self, script: str, name: str = "app", **more: Any) -> "Pod":
+        mounts = [pb.Mount(container_path="/shared", host_path=str(self.shared))]
+        config = container_config(script, name, mounts=mounts, **more)
+        self.container_id = self.ask("CreateContainer", pod_sandbox_id=self.sandbox_id, config=config).container_id
+        return self
+
+    def start(self) -> "Pod":
+        self.ask("StartContainer", container_id=self.container_id)
+        return self
+
+    def running(self, script: str, **more: Any) -> "Pod":
+        """Up to a container that has said that it runs: the script must make /shared/up."""
+        self.run().create(script, **more).start()
+        until((self.shared / "up").exists, text="the container runs")
+        return self
+
+    def status(self) -> Any:
+        return self.ask("ContainerStatus", container_id=self.container_id).status
+
+    def info(self) -> Any:
+        return json.loads(self.ask("ContainerStatus", container_id=self.container_id, verbose=True).info["info"])
+
+    def ended(self) -> Any:
+        def exited() -> Any:
+            status = self.status()
+            return status if status.state == pb.CONTAINER_EXITED else None
+
+        return until(exited, 15, "the container ends")
+
+    def stop(self, grace_s: int = 0) -> None:
+        self.ask("StopContainer", container_id=self.container_id, timeout=grace_s)
+
+    def remove(self) -> None:
+        self.ask("RemoveContainer", container_id=self.container_id)
+        self.remove_pod()
+
+    def remove_pod(self) -> None:
+        self.ask("StopPodSandbox", pod_sandbox_id=self.sandbox_id)
+        self.ask("RemovePodSandbox", pod_sandbox_id=self.sandbox_id)

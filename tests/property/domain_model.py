@@ -3,7 +3,8 @@
 It is naive on purpose. Where it and the tables of `domain` differ, one of them is wrong: look at the prose.
 Events are wire names without their version, states and verdicts the words of the prose. Deviations that were decided
 while building: a stopped sandbox is STOPPED, one that died NOTREADY; `wait` is a third answer besides already and join;
-an interrupted create accepts a retry with any request hash; a name that is being removed is waited for.
+an interrupted create accepts a retry with any request hash; a name that is being removed is waited for; what a look
+finds dead besides (a monitor at @G, the image before at a failed pull) is recorded with it, so that twice is once.
 """
 
 from collections.abc import Mapping
@@ -263,7 +264,7 @@ def _recover_living(folded: str, task: str, monitor: str) -> Verdict:
     if folded == "STARTING":
         if task == "created":
             return "@F", "UNDO", ("container.start_failed",)
-        return "@G", "ADVANCE", ("container.started",)
+        return "@G", "ADVANCE", ("container.started", *lost)
     if folded == "STOPPING":
         return "@I", "RESUME", lost
     if folded == "CREATED" and task == "running":
@@ -301,11 +302,15 @@ def recover_sandbox(folded: str, whole: bool, anything_left: bool, same_boot: bo
     return "MATCH", ()
 
 
-def recover_image(folded: str, store: str) -> tuple[str, tuple[str, ...]]:
+def recover_image(folded: str, store: str, held: str = "") -> tuple[str, tuple[str, ...]]:
+    """`held`: what the store has of the image that the reference meant before its pull, empty where it meant none."""
     if folded == "QUARANTINED":
         return "HOLD", ()
     if folded == "PULLING":
-        return ("ADVANCE", ("image.pulled",)) if store == "complete" else ("PULL_FAILED", ("image.pull_failed",))
+        if store == "complete":
+            return "ADVANCE", ("image.pulled",)
+        lost = ("image.lost",) if held in ("incomplete", "absent") else ()
+        return "PULL_FAILED", ("image.pull_failed", *lost)
     if folded == "PRESENT":
         return ("MATCH", ()) if store == "complete" else ("LOST", ("image.lost",))
     if folded == "REMOVING":

@@ -348,6 +348,16 @@ def hostile(log: Any = None) -> History:
     return h
 
 
+def released_quarantine(log: Any = None) -> History:
+    """A record that does not fit quarantines the container, a person gives it up."""
+    h = failed_start(log)
+    draft = Draft(HERE, h.node.next_version(HERE), e.ContainerStarted(5))
+    (record,) = h.log.append_sync([draft], Cause("effect", "StartTask"), h.now)
+    h.node.quarantine(HERE, record.version, record.seq, "it does not fit")
+    h.decide(c.ReleaseQuarantine(HERE), Cause("admin", "purge --quarantined"))
+    return h
+
+
 ALL: Mapping[str, Callable[..., History]] = {
     made.__name__: made
     for made in (
@@ -366,5 +376,6 @@ ALL: Mapping[str, Callable[..., History]] = {
         failed_pull,
         in_progress,
         hostile,
+        released_quarantine,
     )
 }

@@ -12,6 +12,7 @@ Nothing is random and nothing looks at a real clock.
 
 import asyncio
 import logging
+import warnings
 from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -79,8 +80,8 @@ class Machine(World):
         self.boot_ns = lambda: world.clock.boot_ns
         self.told: dict[str, set[int]] = {}
         self.trace: list[tuple[str, str, int]] = []
-        self.signalling: dict[str, int] = {}
         self.excused: Counter[str] = Counter()
+        self._signalling: list[str] = []
 
     @property
     def wall_ns(self) -> int:
@@ -91,8 +92,17 @@ class Machine(World):
 
     async def step(self, name: str) -> None:
         self.trace.append((name, subject.get(), self._service.clock.boot_ns))
+        if name == "stop.sent":
+            self._signalling.append(subject.get())
         await self._service.point(name)
         await super().step(name)
+        if name == "stop.sent":
+            self._signalling.remove(subject.get())
+
+    def excuse(self) -> None:
+        """Whoever was cut off between a stop signal and its mark may send it once more."""
+        self.excused.update(self._signalling)
+        self._signalling.clear()
 
     def end(self, container_id: str, code: int, *, oom: bool = False) -> None:
         writes = self.tasks[container_id].init_alive and self.tasks[container_id].monitor_alive
@@ -109,7 +119,7 @@ class Machine(World):
 
 
 class NamedTasks(FakeTasks):
-    """The fake, saying which container an effect is about; counts stop signals that were cut off before their mark."""
+    """The fake, saying which container an effect is about."""
 
     async def create(self, container: Container, *rest: Any) -> Any:
         subject.set(container.id)
@@ -123,7 +133,11 @@ class NamedTasks(FakeTasks):
         self, container: Container, deadline: Deadline, sleep_until: Callable[[int], Awaitable[None]]
     ) -> None:
         subject.set(container.id)
-        await super().stop(container, deadline, sleep_until)
+        try:
+            await super().stop(container, deadline, sleep_until)
+        except BaseException:
+            self.world.excuse()  # type: ignore[attr-defined]
+            raise
 
     async def tidy(self, container: Container) -> None:
         subject.set(container.id)
@@ -498,6 +512,7 @@ class ServiceWorld:
         self.life = None
         self._strike = None
         self.machine.forget_waiters()
+        self.machine.excuse()
         for call in self.calls:
             if call.life is life and not call.done:
                 call.lost = True
@@ -530,7 +545,8 @@ class ServiceWorld:
         for life in self.lives:
             for task in life.tasks:
                 task._log_destroy_pending = False  # type: ignore[attr-defined]
-                with suppress(BaseException):
+                with suppress(BaseException), warnings.catch_warnings():
+                    warnings.simplefilter("ignore")  # a coroutine that was made and never begun
                     task.get_coro().close()  # type: ignore[union-attr]
             life.loop.close()
 

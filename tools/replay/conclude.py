@@ -53,12 +53,18 @@ def _held(story: Story, key: str) -> Iterator[str]:
     steps = [step for step in story.of(key) if step.record.seq >= seq]
     why = steps[0].problem or getattr(steps[0].record, "why", "")
     yield f"unknown since record {seq}, which cannot be used: {printable(why)}"
-    yield "quarantined: Daybook does nothing to it until a person decides"
+    yield from _released(story, key) or ["quarantined: Daybook does nothing to it until a person decides"]
     for step in steps[1:][-LATER_MAX:]:
         if isinstance(step.record, Record):
             words = event_words(step.event)
             said = f"{step.record.wire.rsplit('/', 1)[0]}{': ' if words else ''}{words}"
             yield f"record {step.record.seq} can be read, but not relied on: {said}"
+
+
+def _released(story: Story, key: str) -> list[str]:
+    """A quarantine that a person ended."""
+    given_up = [r for r in story.events(e.NODE_KEY, e.QuarantineReleased) if r.event.key == key]
+    return [f"given up at {instant(r.at.wall_ns)} (record {r.seq}) by {story.asker(r)}" for r in given_up]
 
 
 def _ended(story: Story, key: str) -> Iterator[str]:

@@ -99,6 +99,8 @@ EXPLAINS = (e.SandboxStopRequested, e.SandboxDied, e.NodeStarted, e.NodeStopped)
 def _belongs(step: Step, key: str) -> bool:
     if step.record.key == key:
         return True
+    if isinstance(step.event, e.QuarantineReleased):
+        return step.event.key == key
     kind, _ = e.split_key(key)
     return (kind == "sandbox" and step.record.key != e.NODE_KEY) or isinstance(step.event, EXPLAINS)
 

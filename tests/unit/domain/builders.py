@@ -22,7 +22,7 @@ def defect(reason: str, raises: type[Exception] = AssertionError) -> Any:
 
 S, B, I = ContainerState, SandboxState, ImageState  # noqa: E741
 
-WALL, BOOT, BOOT_ID = 1_000 * 10**9, 50 * 10**9, "boot-1"
+WALL, BOOT, BOOT_ID = 1_800_000_000 * 10**9, 50 * 10**9, "boot-1"
 NOW = Now(WALL, BOOT, BOOT_ID)
 INIT, MONITOR = Process(11, 100, BOOT_ID), Process(10, 90, BOOT_ID)
 INFRA = Process(9, 80, BOOT_ID)

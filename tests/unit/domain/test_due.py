@@ -110,6 +110,15 @@ def test_no_removal_of_a_sandbox_with_a_quarantined_container() -> None:
         assert not b.shown(book.node.decide(command, b.NOW)).startswith("refused")
 
 
+@b.defect("a created container that is being removed never exited: its init is in the namespaces until that is done")
+def test_defect_a_sandbox_waits_for_the_removal_of_a_created_container() -> None:
+    book = b.with_container(S.CREATED)
+    book.ask(c.RemoveContainer(b.CON))
+    book.ask(c.StopSandbox(b.BOX))
+    assert due(book.node, b.CON_KEY).effect == f.RemoveTask(b.CON)
+    assert due(book.node, b.BOX_KEY).effect is None
+
+
 def test_a_sandbox_waits_for_a_cancelled_create() -> None:
     book = b.with_container(S.CREATING).put(b.BOX_KEY, e.SandboxStopRequested())
     book.ask(c.StopContainer(b.CON, 0))

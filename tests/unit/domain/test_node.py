@@ -310,6 +310,15 @@ def test_giving_up_a_sandbox_with_containers() -> None:
     assert violations(book.node) == []
 
 
+@b.defect(
+    "a sandbox whose first record is lost is given up without its containers: nothing can stop their pod any more"
+)
+def test_defect_giving_up_an_unreadable_sandbox_with_containers() -> None:
+    book = b.with_image().spoil(b.BOX_KEY).put(b.CON_KEY, *b.CONTAINER_PATH[S.RUNNING])
+    book.ask(c.ReleaseQuarantine(b.BOX_KEY))
+    assert violations(book.node) == []
+
+
 def test_an_unreadable_node_record_does_not_shut_out_the_node() -> None:
     book = b.with_container(S.RUNNING).spoil(b.CON_KEY).spoil(e.NODE_KEY)
     book.ask(c.ReleaseQuarantine(b.CON_KEY))

@@ -39,7 +39,7 @@ def raw(history: History, key: str, event: Any, version: int = 0) -> int:
     return int(record.seq)
 
 
-@pytest.mark.parametrize("name", histories.ALL)
+@pytest.mark.parametrize("name", sorted(set(histories.ALL) - {"released_quarantine"}))
 def test_sound_histories(name: str) -> None:
     assert check(histories.ALL[name]().log).sound
 
