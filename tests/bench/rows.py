@@ -1,6 +1,7 @@
 """What a benchmark gives: rows of a table, each with its raw samples; and the machine on which they were taken."""
 
 import json
+import math
 import os
 import platform
 import statistics
@@ -20,10 +21,9 @@ class Row:
     unit: str = ""
 
 
-def percentile(samples: Sequence[float], percent: float) -> float:
+def percentile(samples: Sequence[float], percent: int) -> float:
     """The smallest sample that at least so many percent do not exceed."""
-    ordered = sorted(samples)
-    return ordered[max(0, -(-len(ordered) * percent // 100).__int__() - 1)]
+    return sorted(samples)[max(0, math.ceil(len(samples) * percent / 100) - 1)]
 
 
 def spread(group: str, name: str, samples: Sequence[float], unit: str = "ms", note: str = "") -> Row:

@@ -2,7 +2,7 @@
 
 import contextlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -35,14 +35,16 @@ def pod_config(machine: Machine, name: str, **options: Any) -> Any:
     )
 
 
-def container_config(script: str, name: str = "app", image: str = IMAGE, **more: Any) -> Any:
+def container_config(
+    script: str, name: str = "app", image: str = IMAGE, resources: Mapping[str, Any] | None = None, **more: Any
+) -> Any:
     return pb.ContainerConfig(
         metadata=pb.ContainerMetadata(name=name),
         image=pb.ImageSpec(image=image),
         command=["/bin/sh", "-c", script],
         log_path=f"{name}.log",
         linux=pb.LinuxContainerConfig(
-            resources=pb.LinuxContainerResources(cpu_shares=2),
+            resources=pb.LinuxContainerResources(**(resources or {"cpu_shares": 2})),
             security_context=pb.LinuxContainerSecurityContext(
                 namespace_options=pb.NamespaceOption(network=pb.NODE, pid=pb.CONTAINER)
             ),
