@@ -220,13 +220,6 @@ class RecordImageLost:
 
 
 @dataclass(frozen=True, slots=True)
-class ReleaseQuarantine:
-    """A person gives up an aggregate with an unreadable record."""
-
-    key: str
-
-
-@dataclass(frozen=True, slots=True)
 class RecordNode:
     """Appends an event of the node itself (started, stopped, adopted)."""
 

@@ -91,7 +91,7 @@ TAKEN = CONTAINER_PERMITTED[ContainerState.RUNNING, c.CreateContainer]
 
 
 def decide(container: Container, command: c.Command, now: Now) -> Decision:
-    """The decision on a command to an existing container. `now` is clamped by the node to the pod's own time."""
+    """The decision on a command to an existing container."""
     cell = CONTAINER_PERMITTED[container.state, type(command)]
     if isinstance(cell, Refuse):
         return refused(container, command, cell)

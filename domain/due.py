@@ -91,7 +91,7 @@ def _of_sandbox(node: Node, sandbox: Sandbox) -> Due:
 
 def _ended(container: Container) -> bool:
     """Whether nothing of it can run in the pod's namespaces. What a broken create left is gone with its record."""
-    return container.state is S.EXITED or (container.state is S.REMOVING and container.ever_created)
+    return container.state is S.EXITED or (container.state is S.REMOVING and container.finished_at > 0)
 
 
 def _stops(containers: list[Container]) -> tuple[c.Command, ...]:

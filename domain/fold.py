@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from domain.events import NODE_KEY, QuarantineReleased
+from domain.events import NODE_KEY, Event, NodeAdopted
 from domain.node import Node
 from domain.records import Record, Unreadable
 
@@ -36,16 +36,26 @@ def step(done: Replayed, record: Record | Unreadable) -> None:
         _quarantine(done, record)
         return
     try:
+        held = set(done.node.quarantined)
         done.node.apply(record.key, record.version, record.event)
-        if isinstance(record.event, QuarantineReleased):
-            done.broken = tuple(b for b in done.broken if b.key != record.event.key)
+        _forget_broken(done, record.event, held - set(done.node.quarantined))
     except (KeyError, AssertionError, AttributeError):
         why = f"{record.wire} does not fit what is recorded before it"
         _quarantine(done, Unreadable(record.seq, record.key, record.version, why))
 
 
+def _forget_broken(done: Replayed, event: Event, given_up: set[str]) -> None:
+    """What a person gave up, or declared to be of no matter, is no longer held against the log."""
+    if isinstance(event, NodeAdopted):
+        given_up |= {NODE_KEY, ""}
+    if given_up:
+        done.broken = tuple(b for b in done.broken if b.key not in given_up)
+
+
 def _quarantine(done: Replayed, broken: Unreadable) -> None:
     """The node's own records only tell what happened: one that is lost shuts out none of the later ones."""
     done.broken += (broken,)
-    if broken.key and broken.key != NODE_KEY:
+    if broken.key == NODE_KEY:
+        done.node.skip(NODE_KEY, broken.version)
+    elif broken.key:
         done.node.quarantine(broken.key, broken.version, broken.seq, broken.why)

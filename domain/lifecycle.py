@@ -62,10 +62,17 @@ class Already:
 class Join:
     """The same intent is open already: its outcome is this command's outcome too. Any number join, one effect runs."""
 
+    key: str = ""
+
 
 @dataclass(frozen=True, slots=True)
 class Wait:
-    """Another intent is open that must end first: wait until the state is left, then decide again."""
+    """Another intent is open that must end first: wait until the state is left, then decide again.
+
+    `key`: whose state, where it is not the aggregate that the command names.
+    """
+
+    key: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +139,7 @@ SANDBOX_TRANSITIONS = (
 
 # --- image (keyed by normalised reference) -----------------------------------------------------------------------------
 IMAGE_TRANSITIONS = (
-    ((None, I.ABSENT, I.PRESENT),               e.ImagePullRequested,         I.PULLING,     "what was present before stays visible until the outcome"),
+    ((I.ABSENT, I.PRESENT),                     e.ImagePullRequested,         I.PULLING,     "what was present before stays visible until the outcome"),
     (I.PULLING,                                 e.ImagePulled,                I.PRESENT,     "the data was synced before"),
     (I.PULLING,                                 e.ImagePullFailed,            "as before",   "ABSENT or PRESENT, as before the pull"),
     (I.PRESENT,                                 e.ImageRemoveRequested,       I.REMOVING,    "refused while a container claims the id"),

@@ -16,7 +16,7 @@ from domain import events as e
 from domain import image as images
 from domain import sandbox as sandboxes
 from domain.container import Container
-from domain.decision import ALREADY, Accept, Already, Decision, Join, Refused
+from domain.decision import ALREADY, Accept, Already, Decision, Join, Refused, Wait
 from domain.image import Image, PulledImage
 from domain.lifecycle import ContainerState, ImageState, SandboxState
 from domain.records import Now
@@ -94,8 +94,6 @@ class Node:
                 return self._decide_remove_image(command, now)
             case c.RecordNode():
                 return Accept(((e.NODE_KEY, command.event),))
-            case c.ReleaseQuarantine():
-                return self._decide_release(command)
             case _ if hasattr(command, "container_id"):
                 return self._decide_container(command, now)
             case _:
@@ -143,8 +141,7 @@ class Node:
 
     def _decide_first_create(self, id_: str, command: c.CreateContainer, sandbox: Sandbox, now: Now) -> Decision:
         if sandbox.state is not SandboxState.READY:
-            text = f"cannot create a container in sandbox {sandbox.id}: it is not ready (state {sandbox.state})"
-            return Refused(errors.WrongState(text))
+            return _not_ready(f"cannot create container {command.config.name}", sandbox.id, sandbox)
         image = self.find_image(command.image)
         if image is None or image.held is None or self._is_going(image.held.image_id):
             text = f"cannot create container {command.config.name}: image {command.image} is not present, pull it first"
@@ -163,6 +160,9 @@ class Node:
             if isinstance(command, c.StartContainer):
                 return _missing("container", command.container_id, "start")
             return ALREADY
+        sandbox = self.sandboxes.get(known.sandbox_id)
+        if isinstance(command, c.StartContainer) and (sandbox is None or sandbox.state is not SandboxState.READY):
+            return _not_ready(f"cannot start container {known.id}", known.sandbox_id, sandbox)
         return containers.decide(known, command, now)
 
     def _decide_sandbox(self, command: c.Command, now: Now) -> Decision:
@@ -205,9 +205,10 @@ class Node:
             if refusal := self._quarantine_refusal(e.image_key(reference.reference)):
                 return refusal
             decision = images.decide(reference, command, now)
-            if not isinstance(decision, Accept):
-                return decision
-            accepted += decision.events
+            if isinstance(decision, Join | Wait):
+                return replace(decision, key=e.image_key(reference.reference))
+            if isinstance(decision, Accept):
+                accepted += decision.events
         return Accept(tuple(accepted))
 
     def _decide_image_removed(self, command: c.RecordImageRemoved, now: Now) -> Decision:
@@ -216,11 +217,6 @@ class Node:
         decided = [images.decide(i, command, now) for i in going]
         events = [event for decision in decided if isinstance(decision, Accept) for event in decision.events]
         return Accept(tuple(events)) if events else ALREADY
-
-    def _decide_release(self, command: c.ReleaseQuarantine) -> Decision:
-        if command.key not in self.quarantined:
-            return ALREADY
-        return Accept(((e.NODE_KEY, e.QuarantineReleased(command.key)),))
 
     def _quarantine_refusal(self, key: str) -> Refused | None:
         held = self.quarantined.get(key)
@@ -359,17 +355,22 @@ class Node:
         self.quarantined.pop(key, None)
         if kind == "container" and name in self.containers:
             self._drop_container(self.containers[name])
-        elif kind == "sandbox" and name in self.sandboxes:
+        elif kind == "sandbox":
             for held in self.of_sandbox(name):
                 self.quarantined.pop(e.container_key(held.id), None)
                 self._drop_container(held)
-            self._drop_sandbox(self.sandboxes[name])
+            if name in self.sandboxes:
+                self._drop_sandbox(self.sandboxes[name])
         elif kind == "image":
             self.images[name] = Image(name, ImageState.ABSENT)
 
     def quarantine(self, key: str, version: int, seq: int, why: str) -> None:
         """A record of this aggregate does not decode: from here on it stays as it is, name held, untouched."""
         self.quarantined.setdefault(key, Quarantine(seq, why))
+        self.skip(key, version)
+
+    def skip(self, key: str, version: int) -> None:
+        """The aggregate has an event with this version, whatever it says."""
         self.versions[key] = max(version, self.versions.get(key, 0))
 
     # --- checkpoint --------------------------------------------------------------------------------------------------
@@ -470,7 +471,7 @@ class Node:
         """One lane per pod uid, one for all images (a removal touches several references), one for the node."""
         if isinstance(command, c.RunSandbox):
             return f"pod/{command.config.uid}"
-        if isinstance(command, c.RecordNode | c.ReleaseQuarantine):
+        if isinstance(command, c.RecordNode):
             return "node"
         sandbox_id = getattr(command, "sandbox_id", None)
         if isinstance(container_id := getattr(command, "container_id", None), str) and sandbox_id is None:
@@ -501,6 +502,11 @@ def repository(reference: str) -> str:
 
 def repo_digest(reference: str, digest: str) -> str:
     return f"{repository(reference)}@{digest}" if digest else reference
+
+
+def _not_ready(what: str, sandbox_id: str, sandbox: Sandbox | None) -> Refused:
+    state = sandbox.state if sandbox else "unknown"
+    return Refused(errors.WrongState(f"{what}: sandbox {sandbox_id} is not ready (state {state})"))
 
 
 def _undecided(kind: str, name: str) -> Refused:

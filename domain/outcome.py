@@ -61,7 +61,9 @@ def outcome(node: Node, command: c.Command, key: str) -> Outcome:
 
 
 def _create(container: Container | None, name: str) -> Outcome:
-    if container is None or container.state is S.INTERRUPTED:
+    if container is not None and container.state is S.INTERRUPTED:
+        return Failed(errors.Cancelled(f"cannot create container {name}: its creation was interrupted, ask again"))
+    if container is None:
         return Failed(errors.RuntimeFailed(f"cannot create container {name}: it was removed meanwhile"))
     if container.state is S.CREATING:
         return None

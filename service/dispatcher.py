@@ -117,9 +117,10 @@ class Dispatcher:
                     key = self._subject(command)
                     return Settled(key, result=outcome(self.node, command, key) or Done())
                 case Wait():
-                    return Settled(self._subject(command), left=self._until_changed(self._subject(command)))
+                    key = decision.key or self._subject(command)
+                    return Settled(key, left=self._until_changed(key))
                 case Join():
-                    return self._await_outcome(command, self._subject(command))
+                    return self._await_outcome(command, decision.key or self._subject(command))
                 case Accept():
                     key = decision.events[0][0]
                     urgent = not isinstance(command, GROWING)

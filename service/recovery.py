@@ -157,6 +157,9 @@ class Recovery:
             fitting += await self._second_look(grave, versions)
         self._tell(fitting)
         appended = sum([await self._append(f, versions.get(f.key, 0)) for f in fitting if f.events])
+        for finding in fitting:
+            if finding.verdict is Verdict.CONTRADICTION:
+                self._runner.repeat(finding.key)
         await self.clean(fitting)
         return appended
 

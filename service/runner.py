@@ -89,6 +89,13 @@ class Runner:
                 self._seq[key] = seq
             self._match(key)
 
+    def repeat(self, key: str) -> None:
+        """A quiet effect that was done is owed once more: the world has contradicted it since."""
+        slot = self._slots.get(key)
+        if slot is not None:
+            slot.quiet_done = False
+        self.kick([key])
+
     def busy(self, key: str) -> bool:
         """Whether an effect of this aggregate is in flight, or waits to be tried again."""
         slot = self._slots.get(key)

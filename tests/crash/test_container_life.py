@@ -102,13 +102,14 @@ def counted(points: Sequence[str]) -> set[str]:
 
 
 def live(machine: Machine, name: str, stops: bool, points: Sequence[str], faulty_again: bool) -> Life:
+    since = machine.records()[-1].seq
     life = Life(machine, name, stops)
     arm(machine, *points)
     machine.faulty = faulty_again
     life.live()
     assert unfired(machine) == [], "the point was not passed: the daemon did not die there"
     assert life.client.deaths == len(points)
-    life.check_log()
+    life.check_log(machine.records(), since)
     return life
 
 
@@ -171,12 +172,13 @@ def test_dies_in_the_middle_of_an_effect(
             machine.write_config({"runtime": {"path": programs["runc"], "monitor": programs["conmon"]}})
         machine.faulty = False
         machine.restart()
+        since = machine.records()[-1].seq
         life = Life(machine, "middle", stops)
         plan = machine.plan(program, word, mode)
         life.live()
         assert not plan.exists(), "the program was not called so"
         assert life.client.deaths == 1
-        life.check_log()
+        life.check_log(machine.records(), since)
 
 
 @pytest.mark.parametrize("which", ["stage", "standing_in"])

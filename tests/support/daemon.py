@@ -267,10 +267,14 @@ class Machine:
         """Stubs on a channel of this run of the daemon; nothing of it is shared with channels of earlier runs."""
         path = self.socket(admin)
         if path not in self._channels:
-            options = (*client.OPTIONS, ("grpc.use_local_subchannel_pool", 1))
-            self._channels[path] = grpc.insecure_channel(f"unix:{path}", options=options)
+            self._channels[path] = self.channel(admin)
         channel = self._channels[path]
         return Stubs((RuntimeServiceStub(channel), ImageServiceStub(channel)))
+
+    def channel(self, admin: bool = False) -> Any:
+        """One of the caller's own, for a thread that lives through several daemons; the caller closes it."""
+        options = (*client.OPTIONS, ("grpc.use_local_subchannel_pool", 1))
+        return grpc.insecure_channel(f"unix:{self.socket(admin)}", options=options)
 
     def _close_channels(self) -> None:
         for channel in self._channels.values():
@@ -306,7 +310,14 @@ class Machine:
     def _files(self) -> tuple[str, ...]:
         """Entries of every directory that should be empty when no container, sandbox or image is."""
         run = ("sandboxes", "runc", "runc-infra", "exits", "attach")
-        data = ("containers", "sandboxes", "private", "images/overlay", "images/overlay-layers", "images/overlay-images")
+        data = (
+            "containers",
+            "sandboxes",
+            "private",
+            "images/overlay",
+            "images/overlay-layers",
+            "images/overlay-images",
+        )
         directories = [self.run / name for name in run] + [self.data / name for name in data]
         found = [p for d in directories if d.is_dir() for p in d.iterdir() if not _frame(p)]
         pulls = self.data / "pulls"

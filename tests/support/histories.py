@@ -354,7 +354,7 @@ def released_quarantine(log: Any = None) -> History:
     draft = Draft(HERE, h.node.next_version(HERE), e.ContainerStarted(5))
     (record,) = h.log.append_sync([draft], Cause("effect", "StartTask"), h.now)
     h.node.quarantine(HERE, record.version, record.seq, "it does not fit")
-    h.decide(c.ReleaseQuarantine(HERE), Cause("admin", "purge --quarantined"))
+    h.decide(c.RecordNode(e.QuarantineReleased(HERE)), Cause("admin", "purge --quarantined"))
     return h
 
 

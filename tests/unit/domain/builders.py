@@ -2,8 +2,6 @@
 
 from typing import Any
 
-import pytest
-
 from domain import commands as c
 from domain import events as e
 from domain.config import ContainerConfig, NamespaceMode, NamespaceOptions, SandboxConfig
@@ -13,12 +11,6 @@ from domain.image import PulledImage
 from domain.lifecycle import ContainerState, ImageState, SandboxState
 from domain.node import Node
 from domain.records import Cause, Evidence, Now, Process, Record, Unreadable
-
-
-def defect(reason: str, raises: type[Exception] = AssertionError) -> Any:
-    """A known defect of `domain`, shown by a test that must fail until it is mended."""
-    return pytest.mark.xfail(strict=True, reason=reason, raises=raises)
-
 
 S, B, I = ContainerState, SandboxState, ImageState  # noqa: E741
 

@@ -110,8 +110,7 @@ def test_no_removal_of_a_sandbox_with_a_quarantined_container() -> None:
         assert not b.shown(book.node.decide(command, b.NOW)).startswith("refused")
 
 
-@b.defect("a created container that is being removed never exited: its init is in the namespaces until that is done")
-def test_defect_a_sandbox_waits_for_the_removal_of_a_created_container() -> None:
+def test_a_sandbox_waits_for_the_removal_of_a_created_container() -> None:
     book = b.with_container(S.CREATED)
     book.ask(c.RemoveContainer(b.CON))
     book.ask(c.StopSandbox(b.BOX))
@@ -124,9 +123,3 @@ def test_a_sandbox_waits_for_a_cancelled_create() -> None:
     book.ask(c.StopContainer(b.CON, 0))
     assert due(book.node, b.CON_KEY).effect == f.RemoveTask(b.CON)
     assert due(book.node, b.BOX_KEY).effect is None
-
-
-@b.defect("a network that leaked is not released in the background once the sandbox is stopped")
-def test_defect_a_leak_goes_on_in_the_background() -> None:
-    book = b.with_sandbox(B.STOPPING).put(b.BOX_KEY, e.SandboxNetworkLeaked(5, "no"), e.SandboxStopped())
-    assert due(book.node, b.BOX_KEY).effect is not None

@@ -84,14 +84,12 @@ def test_foreign_events_of_the_node(key: str, event: e.Event) -> None:
     assert not fold([record]).whole
 
 
-@b.defect("the version of an unreadable record of the node is given out again: the next append collides with it")
-def test_defect_an_unreadable_node_record_keeps_its_version() -> None:
+def test_an_unreadable_node_record_keeps_its_version() -> None:
     book = b.Book().put(e.NODE_KEY, e.NodeStopped()).spoil(e.NODE_KEY)
     assert book.node.next_version(e.NODE_KEY) == 3
 
 
-@b.defect("giving up a sandbox also gives up its unreadable container, yet the log stays broken for ever")
-def test_defect_a_log_is_whole_again_when_all_is_given_up() -> None:
+def test_a_log_is_whole_again_when_all_is_given_up() -> None:
     book = b.with_container(S.RUNNING).spoil(b.CON_KEY).spoil(b.BOX_KEY)
     book.put(e.NODE_KEY, e.QuarantineReleased(b.BOX_KEY))
     assert book.node.quarantined == {}

