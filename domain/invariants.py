@@ -8,7 +8,8 @@ from collections.abc import Callable, Iterator
 from domain.container import Container
 from domain.events import container_key, image_key, sandbox_key
 from domain.lifecycle import ContainerState, ImageState, SandboxState
-from domain.node import Node, sandbox_name
+from domain.names import sandbox_name
+from domain.node import Node
 
 S, B = ContainerState, SandboxState
 

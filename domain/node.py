@@ -1,6 +1,6 @@
-"""All aggregates of one machine: the fold of the whole log, the index of names, the rules between aggregates.
+"""All aggregates of one machine: the fold of the whole log, the index of names and images.
 
-The node is the only mutable thing in the domain; only `apply` and the claims change it, `decide` reads. A decision's
+The node is the only mutable thing in the domain; only `apply` and the claims change it. A decision's
 claims (names, image ids) count from `claim` on, before its events are durable; `release` gives them back if the append
 failed. Queries are for List and Status: plain look-ups, no locks.
 """
@@ -11,14 +11,15 @@ from typing import Any
 
 from domain import commands as c
 from domain import container as containers
-from domain import errors
+from domain import deciding
 from domain import events as e
 from domain import image as images
 from domain import sandbox as sandboxes
 from domain.container import Container
-from domain.decision import ALREADY, Accept, Already, Decision, Join, Refused, Wait
+from domain.decision import Accept, Decision
 from domain.image import Image, PulledImage
 from domain.lifecycle import ContainerState, ImageState, SandboxState
+from domain.names import ContainerName, SandboxName, sandbox_name
 from domain.records import Now
 from domain.sandbox import Sandbox
 
@@ -60,9 +61,6 @@ AGGREGATES: Mapping[str, type] = {
 }
 """What a checkpoint holds, by kind of key."""
 
-SandboxName = tuple[str, str, str, int]
-ContainerName = tuple[str, str, int]
-
 
 class Node:
     def __init__(self) -> None:
@@ -77,179 +75,9 @@ class Node:
         self._pods: dict[str, dict[str, None]] = {}
         self._claims: list[Claim] = []
 
-    # --- decide ------------------------------------------------------------------------------------------------------
-
     def decide(self, command: c.Command, now: Now) -> Decision:
-        """What a command leads to. Pure: the same node, command and reading of the clocks give the same answer."""
-        match command:
-            case c.RunSandbox():
-                return self._decide_run(command, now)
-            case c.CreateContainer():
-                return self._decide_create(command, now)
-            case c.PullImage() | c.RecordPulled() | c.RecordPullFailed() | c.RecordImageLost():
-                return self._decide_image(command, now)
-            case c.RecordImageRemoved():
-                return self._decide_image_removed(command, now)
-            case c.RemoveImage():
-                return self._decide_remove_image(command, now)
-            case c.RecordNode():
-                return Accept(((e.NODE_KEY, command.event),))
-            case _ if hasattr(command, "container_id"):
-                return self._decide_container(command, now)
-            case _:
-                return self._decide_sandbox(command, now)
-
-    def _decide_run(self, command: c.RunSandbox, now: Now) -> Decision:
-        held = self._sandbox_names.get(sandbox_name(command.config))
-        if held is None:
-            at = self._uid_time(command.config.uid, now)
-            event = e.SandboxRunRequested(command.request_hash, at, now.boot_id, command.config)
-            return Accept(((e.sandbox_key(command.sandbox_id), event),))
-        if refusal := self._quarantine_refusal(e.sandbox_key(held)):
-            return refusal
-        known = self.sandboxes.get(held)
-        if known is None:
-            return _undecided("sandbox", command.config.name)
-        decision = sandboxes.decide(known, command, now)
-        if isinstance(decision, Already | Join) and known.request_hash != command.request_hash:
-            return sandboxes.refused(known, command, sandboxes.TAKEN)
-        return decision
-
-    def _decide_create(self, command: c.CreateContainer, now: Now) -> Decision:
-        if refusal := self._quarantine_refusal(e.sandbox_key(command.sandbox_id)):
-            return refusal
-        sandbox = self.sandboxes.get(command.sandbox_id)
-        if sandbox is None:
-            return _missing("sandbox", command.sandbox_id, "create a container in")
-        held = self._container_names.get((command.sandbox_id, command.config.name, command.config.attempt))
-        if held is not None:
-            known = self.containers.get(held)
-            if known is None:
-                return _undecided("container", command.config.name)
-            return self._decide_recreate(known, command, sandbox, now)
-        return self._decide_first_create(command.container_id, command, sandbox, now)
-
-    def _decide_recreate(self, known: Container, command: c.CreateContainer, sandbox: Sandbox, now: Now) -> Decision:
-        if refusal := self._quarantine_refusal(e.container_key(known.id)):
-            return refusal
-        if known.state is ContainerState.INTERRUPTED:
-            return self._decide_first_create(known.id, command, sandbox, now)
-        decision = containers.decide(known, command, now)
-        if isinstance(decision, Already | Join) and known.request_hash != command.request_hash:
-            return containers.refused(known, command, containers.TAKEN)
-        return decision
-
-    def _decide_first_create(self, id_: str, command: c.CreateContainer, sandbox: Sandbox, now: Now) -> Decision:
-        if sandbox.state is not SandboxState.READY:
-            return _not_ready(f"cannot create container {command.config.name}", sandbox.id, sandbox)
-        image = self.find_image(command.image)
-        if image is None or image.held is None or self._is_going(image.held.image_id):
-            text = f"cannot create container {command.config.name}: image {command.image} is not present, pull it first"
-            return Refused(errors.NotFound(text))
-        held = image.held
-        shown = (held.image_id, repo_digest(image.reference, held.digest), held.stop_signal)
-        log_path = absolute_log_path(sandbox.config.log_directory, command.config.log_path)
-        event = containers.requested(command, shown, log_path, self._pod_time(sandbox, now))
-        return Accept(((e.container_key(id_), event),))
-
-    def _decide_container(self, command: c.Command, now: Now) -> Decision:
-        if refusal := self._quarantine_refusal(e.container_key(command.container_id)):
-            return refusal
-        known = self.containers.get(command.container_id)
-        if known is None:
-            if isinstance(command, c.StartContainer):
-                return _missing("container", command.container_id, "start")
-            return ALREADY
-        sandbox = self.sandboxes.get(known.sandbox_id)
-        if isinstance(command, c.StartContainer) and (sandbox is None or sandbox.state is not SandboxState.READY):
-            return _not_ready(f"cannot start container {known.id}", known.sandbox_id, sandbox)
-        return containers.decide(known, command, now)
-
-    def _decide_sandbox(self, command: c.Command, now: Now) -> Decision:
-        """A quarantined container cannot be stopped, so neither can its sandbox."""
-        held = self._pods.get(command.sandbox_id, ())
-        keys = [e.sandbox_key(command.sandbox_id), *(e.container_key(i) for i in held)]
-        stops = isinstance(command, c.StopSandbox | c.RemoveSandbox)
-        for key in keys if stops else keys[:1]:
-            if refusal := self._quarantine_refusal(key):
-                return refusal
-        known = self.sandboxes.get(command.sandbox_id)
-        if known is None:
-            return ALREADY
-        return sandboxes.decide(known, command, now)
-
-    def _decide_image(self, command: c.Command, now: Now) -> Decision:
-        key = e.image_key(command.reference)
-        if refusal := self._quarantine_refusal(key):
-            return refusal
-        known = self.images.get(command.reference) or Image(command.reference, ImageState.ABSENT)
-        if isinstance(command, c.RecordPulled) and self._is_going(command.image.image_id):
-            text = f"cannot pull image {command.reference}: the same image is being removed"
-            command = c.RecordPullFailed(command.reference, "PullFailed", text)
-        return images.decide(known, command, now)
-
-    def _decide_remove_image(self, command: c.RemoveImage, now: Now) -> Decision:
-        """All references of the image go in one transaction; one of them that must wait makes all wait."""
-        if refusal := self._quarantine_refusal(e.image_key(command.image)) or self._unreadable_user():
-            return refusal
-        image = self.find_image(command.image)
-        if image is None or image.held is None:
-            pulling = self.images.get(command.image)
-            return images.decide(pulling, command, now) if pulling else ALREADY
-        image_id = image.held.image_id
-        if users := self.image_users(image_id):
-            text = f"cannot remove image {command.image}: container {users[0]} uses it"
-            return Refused(errors.InUse(text))
-        accepted: list[tuple[str, e.Event]] = []
-        for reference in self.references(image_id):
-            if refusal := self._quarantine_refusal(e.image_key(reference.reference)):
-                return refusal
-            decision = images.decide(reference, command, now)
-            if isinstance(decision, Join | Wait):
-                return replace(decision, key=e.image_key(reference.reference))
-            if isinstance(decision, Accept):
-                accepted += decision.events
-        return Accept(tuple(accepted))
-
-    def _decide_image_removed(self, command: c.RecordImageRemoved, now: Now) -> Decision:
-        """The store has dropped the image, so all its references are gone at once."""
-        going = [i for i in self.references(command.image_id) if i.state is ImageState.REMOVING]
-        decided = [images.decide(i, command, now) for i in going]
-        events = [event for decision in decided if isinstance(decision, Accept) for event in decision.events]
-        return Accept(tuple(events)) if events else ALREADY
-
-    def _quarantine_refusal(self, key: str) -> Refused | None:
-        held = self.quarantined.get(key)
-        if held is None:
-            return None
-        kind, name = e.split_key(key)
-        text = (
-            f"cannot touch {kind} {name}: record {held.seq} of the log does not decode ({held.why}); "
-            f"`daybook replay why {name}` shows what is known, `daybook purge --quarantined {key}` gives it up"
-        )
-        return Refused(errors.Quarantined(text))
-
-    def _unreadable_user(self) -> Refused | None:
-        """A container whose creation does not decode may use any image."""
-        kinds = ((key, *e.split_key(key)) for key in self.quarantined)
-        unknown = (key for key, kind, name in kinds if kind == "container" and name not in self.containers)
-        return next((self._quarantine_refusal(key) for key in unknown), None)
-
-    def _uid_time(self, uid: str, now: Now) -> int:
-        """A pod's next sandbox is not older than its last: the kubelet takes the newest for the current one."""
-        mine = (s for s in self.sandboxes.values() if s.config.uid == uid)
-        return max([now.wall_ns, *(self._pod_time(s, now) for s in mine)])
-
-    def _pod_time(self, sandbox: Sandbox, now: Now) -> int:
-        """Within one pod created_at never decreases, whatever the wall clock does."""
-        return max([now.wall_ns, sandbox.created_at, *(k.created_at for k in self.of_sandbox(sandbox.id))])
-
-    def _is_going(self, image_id: str) -> bool:
-        """Whether a removal of the image is on record or decided."""
-        claimed = {key for claim in self._claims for key, ev in claim if isinstance(ev, e.ImageRemoveRequested)}
-        return any(
-            i.state is ImageState.REMOVING or e.image_key(i.reference) in claimed for i in self.references(image_id)
-        )
+        """What a command leads to; see `deciding`."""
+        return deciding.decide(self, command, now)
 
     # --- claims ------------------------------------------------------------------------------------------------------
 
@@ -458,6 +286,13 @@ class Node:
         ]
         return on_record + decided
 
+    def is_going(self, image_id: str) -> bool:
+        """Whether a removal of the image is on record or decided."""
+        claimed = {key for claim in self._claims for key, ev in claim if isinstance(ev, e.ImageRemoveRequested)}
+        return any(
+            i.state is ImageState.REMOVING or e.image_key(i.reference) in claimed for i in self.references(image_id)
+        )
+
     def related(self, key: str) -> Iterable[str]:
         """Keys whose `due` may change when this aggregate does, itself first."""
         kind, name = e.split_key(key)
@@ -481,38 +316,3 @@ class Node:
             return "images"
         sandbox = self.sandboxes.get(sandbox_id)
         return f"pod/{sandbox.config.uid}" if sandbox else f"unknown/{sandbox_id}"
-
-
-def sandbox_name(config: Any) -> SandboxName:
-    """What makes a sandbox's name unique: namespace, name, uid and attempt."""
-    return config.namespace, config.name, config.uid, config.attempt
-
-
-def absolute_log_path(directory: str, path: str) -> str:
-    """Log directory and path joined; empty where either is missing: then there is no log."""
-    return f"{directory.rstrip('/')}/{path.lstrip('/')}" if directory and path else ""
-
-
-def repository(reference: str) -> str:
-    """The reference without tag and digest."""
-    name = reference.split("@", 1)[0]
-    head, slash, last = name.rpartition("/")
-    return head + slash + last.split(":", 1)[0]
-
-
-def repo_digest(reference: str, digest: str) -> str:
-    return f"{repository(reference)}@{digest}" if digest else reference
-
-
-def _not_ready(what: str, sandbox_id: str, sandbox: Sandbox | None) -> Refused:
-    state = sandbox.state if sandbox else "unknown"
-    return Refused(errors.WrongState(f"{what}: sandbox {sandbox_id} is not ready (state {state})"))
-
-
-def _undecided(kind: str, name: str) -> Refused:
-    """The name is claimed by an intent that is not durable yet. In one lane this is not met."""
-    return Refused(errors.Busy(f"cannot create {kind} {name}: the same name is being claimed at this moment"))
-
-
-def _missing(kind: str, name: str, verb: str) -> Refused:
-    return Refused(errors.NotFound(f"cannot {verb} {kind} {name}: there is no such {kind}"))

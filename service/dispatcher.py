@@ -14,7 +14,8 @@ from domain import errors
 from domain import events as e
 from domain.config import ContainerSecrets, SandboxSecrets
 from domain.decision import Accept, Already, Join, Refused, Wait
-from domain.node import Node, sandbox_name
+from domain.names import sandbox_name
+from domain.node import Node
 from domain.outcome import Done, Failed, Outcome, outcome
 from domain.records import Cause, Draft, Record
 from service.ports import Clock, EventLog, Secrets

@@ -7,7 +7,8 @@ from adapters.cri import checks
 from adapters.cri.port import Normalise
 from domain.errors import InvalidRequest, NotFound
 from domain.image import Image
-from domain.node import Node, repo_digest
+from domain.names import repo_digest
+from domain.node import Node
 
 _HEX = re.compile(r"[0-9a-f]{64}")
 _PREFIX = re.compile(r"[0-9a-f]{3,64}")

@@ -15,7 +15,8 @@ from domain import sandbox as sandboxes
 from domain.config import ContainerSecrets, Mount, NamespaceMode, Resources, SandboxSecrets
 from domain.container import Container
 from domain.image import Image, PulledImage
-from domain.node import Quarantine, repo_digest
+from domain.names import repo_digest
+from domain.node import Quarantine
 from domain.sandbox import Sandbox
 from proto import api_pb2 as pb
 

@@ -10,7 +10,8 @@ from typing import Any
 from domain import commands as c
 from domain import container as containers
 from domain import sandbox as sandboxes
-from domain.node import Node, sandbox_name
+from domain.names import sandbox_name
+from domain.node import Node
 
 LIVE = ("CREATED", "STARTING", "RUNNING", "STOPPING")
 INTERRUPTED_S = 600
@@ -157,7 +158,7 @@ class Promises:
                 continue
             boot_id, boot_ns = known.stop.deadline.boot_id, known.stop.deadline.boot_ns
             held = self.deadlines.setdefault(known.id, (boot_id, boot_ns))
-            if held[0] == boot_id and held[1] < boot_ns or held[0] != boot_id:
+            if (held[0] == boot_id and held[1] < boot_ns) or held[0] != boot_id:
                 yield f"the deadline of {known.id} was {held}, now it is {boot_id} {boot_ns}"
             self.deadlines[known.id] = (boot_id, boot_ns)
 

@@ -26,7 +26,8 @@ from domain.fold import fold
 from domain.image import PulledImage
 from domain.invariants import violations
 from domain.lifecycle import ContainerState
-from domain.node import Node, sandbox_name
+from domain.names import sandbox_name
+from domain.node import Node
 from domain.observations import (
     ExitFile,
     ImageObservation,

@@ -23,14 +23,19 @@ from adapters.images.fake import fake_image
 from adapters.log.errors import LogBroken
 from adapters.oci.fake import Act, Program
 from domain import commands as c
-from domain.config import ContainerConfig, ContainerSecrets, NamespaceMode, NamespaceOptions, SandboxConfig, SandboxSecrets
-from domain.errors import DaybookError, LimitReached, PullFailed, RegistryUnavailable, RuntimeFailed, StorageFailed
+from domain.config import (
+    ContainerConfig,
+    ContainerSecrets,
+    NamespaceMode,
+    NamespaceOptions,
+    SandboxConfig,
+    SandboxSecrets,
+)
+from domain.errors import DaybookError, LimitReached, RegistryUnavailable, RuntimeFailed, StorageFailed
 from domain.fold import fold
 from domain.invariants import violations
-from domain.node import Node
-from domain.records import Record
-from domain.recovery import LogFacts, reconcile
 from domain.observations import World as Seen
+from domain.recovery import LogFacts, reconcile
 from service.daemon import Timing
 from tests.property.service_model import Promises, unlisted_names
 from tests.support.service_world import Call, ServiceWorld
@@ -46,9 +51,10 @@ TASK_STEPS = (
     + ("start.before", "start.after", "stop.before", "stop.sent", "stop.kill", "stop.after")
     + ("tidy.kill", "tidy.delete", "remove.kill", "remove.unmount", "remove.files")
 )
-POD_STEPS = (
-    ("set_up.directory", "set_up.pin", "set_up.infra", "set_up.answer")
-    + ("tear_down.kill", "tear_down.unpin", "remove_sandbox.files")
+POD_STEPS = ("set_up.directory", "set_up.pin", "set_up.infra", "set_up.answer") + (
+    "tear_down.kill",
+    "tear_down.unpin",
+    "remove_sandbox.files",
 )
 IMAGE_STEPS = ("pull.step", "remove_image.step", "clean.step")
 STEPS = TASK_STEPS + POD_STEPS + IMAGE_STEPS
@@ -126,9 +132,7 @@ class ServiceMachine(RuleBasedStateMachine):
         if sandbox_id is None:
             return
         config = ContainerConfig(f"k{name % 2}", name % 4 // 2)
-        command = c.CreateContainer(
-            self.world.new_id(), sandbox_id, REFERENCES[image % 3], config, f"h{other}"
-        )
+        command = c.CreateContainer(self.world.new_id(), sandbox_id, REFERENCES[image % 3], config, f"h{other}")
         self.world.machine.programs[command.container_id] = PROGRAMS[program % len(PROGRAMS)]
         self.ask(command, ContainerSecrets(args=("x",)))
 

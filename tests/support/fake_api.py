@@ -16,7 +16,8 @@ from domain.config import ContainerSecrets, SandboxSecrets
 from domain.decision import Accept, Already, Join, Refused
 from domain.due import due
 from domain.image import PulledImage
-from domain.node import Node, sandbox_name
+from domain.names import sandbox_name
+from domain.node import Node
 from domain.outcome import Done, Failed, Outcome, outcome
 from domain.records import Cause, Evidence, Head, Now, Process, Usage
 

@@ -321,15 +321,19 @@ class Call:
             self.task.cancel()
 
 
+def is_ours(error: BaseException) -> bool:
+    return isinstance(error, DaybookError)
+
+
 class Ear(logging.Handler):
-    """Hears tracebacks and errors that the daemon tells its journal."""
+    """Hears the tracebacks that the daemon tells its journal, but for those of our own errors."""
 
     def __init__(self) -> None:
         super().__init__()
         self.heard: list[str] = []
 
     def emit(self, record: logging.LogRecord) -> None:
-        if record.exc_info and record.exc_info[0] is not None:
+        if record.exc_info and isinstance(record.exc_info[1], Exception) and not is_ours(record.exc_info[1]):
             text = self.formatter or logging.Formatter()
             self.heard.append(f"{record.getMessage()}\n{text.formatException(record.exc_info)}")
 

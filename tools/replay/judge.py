@@ -13,7 +13,8 @@ from typing import Any
 from domain import events as e
 from domain.container import Container
 from domain.invariants import violations
-from domain.node import Node, sandbox_name
+from domain.names import sandbox_name
+from domain.node import Node
 from tools.replay.walk import Aggregate, Step, find
 
 WHOLE_UP_TO = 24

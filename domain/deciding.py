@@ -1,0 +1,223 @@
+"""What a command leads to, where more than one aggregate has a say: names, images in use, sandboxes that must be ready.
+
+Reads the node and changes nothing: the same node, command and reading of the clocks give the same decision. What one
+aggregate decides alone stands in its own module, over the tables of `lifecycle`.
+"""
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from domain import commands as c
+from domain import container as containers
+from domain import errors
+from domain import events as e
+from domain import image as images
+from domain import sandbox as sandboxes
+from domain.container import Container
+from domain.decision import ALREADY, Accept, Already, Decision, Join, Refused, Wait
+from domain.image import Image
+from domain.lifecycle import ContainerState, ImageState, SandboxState
+from domain.names import repo_digest, sandbox_name
+from domain.records import Now
+from domain.sandbox import Sandbox
+
+if TYPE_CHECKING:
+    from domain.node import Node
+
+
+def decide(node: "Node", command: c.Command, now: Now) -> Decision:
+    """What a command leads to. Pure: the same node, command and reading of the clocks give the same answer."""
+    match command:
+        case c.RunSandbox():
+            return _run(node, command, now)
+        case c.CreateContainer():
+            return _create(node, command, now)
+        case c.PullImage() | c.RecordPulled() | c.RecordPullFailed() | c.RecordImageLost():
+            return _image(node, command, now)
+        case c.RecordImageRemoved():
+            return _image_removed(node, command, now)
+        case c.RemoveImage():
+            return _remove_image(node, command, now)
+        case c.RecordNode():
+            return Accept(((e.NODE_KEY, command.event),))
+        case _ if hasattr(command, "container_id"):
+            return _container(node, command, now)
+        case _:
+            return _sandbox(node, command, now)
+
+
+def _run(node: "Node", command: c.RunSandbox, now: Now) -> Decision:
+    held = node.sandbox_named(sandbox_name(command.config))
+    if held is None:
+        at = _uid_time(node, command.config.uid, now)
+        event = e.SandboxRunRequested(command.request_hash, at, now.boot_id, command.config)
+        return Accept(((e.sandbox_key(command.sandbox_id), event),))
+    if refusal := _quarantine_refusal(node, e.sandbox_key(held)):
+        return refusal
+    known = node.sandboxes.get(held)
+    if known is None:
+        return _undecided("sandbox", command.config.name)
+    decision = sandboxes.decide(known, command, now)
+    if isinstance(decision, Already | Join) and known.request_hash != command.request_hash:
+        return sandboxes.refused(known, command, sandboxes.TAKEN)
+    return decision
+
+
+def _create(node: "Node", command: c.CreateContainer, now: Now) -> Decision:
+    if refusal := _quarantine_refusal(node, e.sandbox_key(command.sandbox_id)):
+        return refusal
+    sandbox = node.sandboxes.get(command.sandbox_id)
+    if sandbox is None:
+        return _missing("sandbox", command.sandbox_id, "create a container in")
+    held = node.container_named((command.sandbox_id, command.config.name, command.config.attempt))
+    if held is not None:
+        known = node.containers.get(held)
+        if known is None:
+            return _undecided("container", command.config.name)
+        return _recreate(node, known, command, sandbox, now)
+    return _first_create(node, command.container_id, command, sandbox, now)
+
+
+def _recreate(node: "Node", known: Container, command: c.CreateContainer, sandbox: Sandbox, now: Now) -> Decision:
+    if refusal := _quarantine_refusal(node, e.container_key(known.id)):
+        return refusal
+    if known.state is ContainerState.INTERRUPTED:
+        return _first_create(node, known.id, command, sandbox, now)
+    decision = containers.decide(known, command, now)
+    if isinstance(decision, Already | Join) and known.request_hash != command.request_hash:
+        return containers.refused(known, command, containers.TAKEN)
+    return decision
+
+
+def _first_create(node: "Node", id_: str, command: c.CreateContainer, sandbox: Sandbox, now: Now) -> Decision:
+    if sandbox.state is not SandboxState.READY:
+        return _not_ready(f"cannot create container {command.config.name}", sandbox.id, sandbox)
+    image = node.find_image(command.image)
+    if image is None or image.held is None or node.is_going(image.held.image_id):
+        text = f"cannot create container {command.config.name}: image {command.image} is not present, pull it first"
+        return Refused(errors.NotFound(text))
+    held = image.held
+    shown = (held.image_id, repo_digest(image.reference, held.digest), held.stop_signal)
+    log_path = absolute_log_path(sandbox.config.log_directory, command.config.log_path)
+    event = containers.requested(command, shown, log_path, _pod_time(node, sandbox, now))
+    return Accept(((e.container_key(id_), event),))
+
+
+def _container(node: "Node", command: c.Command, now: Now) -> Decision:
+    if refusal := _quarantine_refusal(node, e.container_key(command.container_id)):
+        return refusal
+    known = node.containers.get(command.container_id)
+    if known is None:
+        if isinstance(command, c.StartContainer):
+            return _missing("container", command.container_id, "start")
+        return ALREADY
+    sandbox = node.sandboxes.get(known.sandbox_id)
+    if isinstance(command, c.StartContainer) and (sandbox is None or sandbox.state is not SandboxState.READY):
+        return _not_ready(f"cannot start container {known.id}", known.sandbox_id, sandbox)
+    return containers.decide(known, command, now)
+
+
+def _sandbox(node: "Node", command: c.Command, now: Now) -> Decision:
+    """A quarantined container cannot be stopped, so neither can its sandbox."""
+    held = node.of_sandbox(command.sandbox_id)
+    keys = [e.sandbox_key(command.sandbox_id), *(e.container_key(k.id) for k in held)]
+    stops = isinstance(command, c.StopSandbox | c.RemoveSandbox)
+    for key in keys if stops else keys[:1]:
+        if refusal := _quarantine_refusal(node, key):
+            return refusal
+    known = node.sandboxes.get(command.sandbox_id)
+    if known is None:
+        return ALREADY
+    return sandboxes.decide(known, command, now)
+
+
+def _image(node: "Node", command: c.Command, now: Now) -> Decision:
+    key = e.image_key(command.reference)
+    if refusal := _quarantine_refusal(node, key):
+        return refusal
+    known = node.images.get(command.reference) or Image(command.reference, ImageState.ABSENT)
+    if isinstance(command, c.RecordPulled) and node.is_going(command.image.image_id):
+        text = f"cannot pull image {command.reference}: the same image is being removed"
+        command = c.RecordPullFailed(command.reference, "PullFailed", text)
+    return images.decide(known, command, now)
+
+
+def _remove_image(node: "Node", command: c.RemoveImage, now: Now) -> Decision:
+    """All references of the image go in one transaction; one of them that must wait makes all wait."""
+    if refusal := _quarantine_refusal(node, e.image_key(command.image)) or _unreadable_user(node):
+        return refusal
+    image = node.find_image(command.image)
+    if image is None or image.held is None:
+        pulling = node.images.get(command.image)
+        return images.decide(pulling, command, now) if pulling else ALREADY
+    image_id = image.held.image_id
+    if users := node.image_users(image_id):
+        text = f"cannot remove image {command.image}: container {users[0]} uses it"
+        return Refused(errors.InUse(text))
+    accepted: list[tuple[str, e.Event]] = []
+    for reference in node.references(image_id):
+        if refusal := _quarantine_refusal(node, e.image_key(reference.reference)):
+            return refusal
+        decision = images.decide(reference, command, now)
+        if isinstance(decision, Join | Wait):
+            return replace(decision, key=e.image_key(reference.reference))
+        if isinstance(decision, Accept):
+            accepted += decision.events
+    return Accept(tuple(accepted))
+
+
+def _image_removed(node: "Node", command: c.RecordImageRemoved, now: Now) -> Decision:
+    """The store has dropped the image, so all its references are gone at once."""
+    going = [i for i in node.references(command.image_id) if i.state is ImageState.REMOVING]
+    decided = [images.decide(i, command, now) for i in going]
+    events = [event for decision in decided if isinstance(decision, Accept) for event in decision.events]
+    return Accept(tuple(events)) if events else ALREADY
+
+
+def _quarantine_refusal(node: "Node", key: str) -> Refused | None:
+    held = node.quarantined.get(key)
+    if held is None:
+        return None
+    kind, name = e.split_key(key)
+    text = (
+        f"cannot touch {kind} {name}: record {held.seq} of the log does not decode ({held.why}); "
+        f"`daybook replay why {name}` shows what is known, `daybook purge --quarantined {key}` gives it up"
+    )
+    return Refused(errors.Quarantined(text))
+
+
+def _unreadable_user(node: "Node") -> Refused | None:
+    """A container whose creation does not decode may use any image."""
+    kinds = ((key, *e.split_key(key)) for key in node.quarantined)
+    unknown = (key for key, kind, name in kinds if kind == "container" and name not in node.containers)
+    return next((_quarantine_refusal(node, key) for key in unknown), None)
+
+
+def _uid_time(node: "Node", uid: str, now: Now) -> int:
+    """A pod's next sandbox is not older than its last: the kubelet takes the newest for the current one."""
+    mine = (s for s in node.sandboxes.values() if s.config.uid == uid)
+    return max([now.wall_ns, *(_pod_time(node, s, now) for s in mine)])
+
+
+def _pod_time(node: "Node", sandbox: Sandbox, now: Now) -> int:
+    """Within one pod created_at never decreases, whatever the wall clock does."""
+    return max([now.wall_ns, sandbox.created_at, *(k.created_at for k in node.of_sandbox(sandbox.id))])
+
+
+def _missing(kind: str, name: str, verb: str) -> Refused:
+    return Refused(errors.NotFound(f"cannot {verb} {kind} {name}: there is no such {kind}"))
+
+
+def _not_ready(what: str, sandbox_id: str, sandbox: Sandbox | None) -> Refused:
+    state = sandbox.state if sandbox else "unknown"
+    return Refused(errors.WrongState(f"{what}: sandbox {sandbox_id} is not ready (state {state})"))
+
+
+def _undecided(kind: str, name: str) -> Refused:
+    """The name is claimed by an intent that is not durable yet. In one lane this is not met."""
+    return Refused(errors.Busy(f"cannot create {kind} {name}: the same name is being claimed at this moment"))
+
+
+def absolute_log_path(directory: str, path: str) -> str:
+    """Log directory and path joined; empty where either is missing: then there is no log."""
+    return f"{directory.rstrip('/')}/{path.lstrip('/')}" if directory and path else ""
