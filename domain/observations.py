@@ -65,13 +65,17 @@ class ExitFile:
 
 @dataclass(frozen=True, slots=True)
 class TaskObservation:
-    """One container id. `mark` None: no readable owner mark. `text`: what a person should read besides."""
+    """One container id. `started`: the runtime let its program run. `mark` None: no readable owner mark.
+
+    `text`: what a person should read besides.
+    """
 
     task: TaskState = TaskState.ABSENT
     monitor: MonitorState = MonitorState.DEAD
     exit: ExitFile | None = None
     oom: bool = False
     oom_kills: int = 0
+    started: bool = False
     leftovers: bool = False
     mark: Mark | None = None
     text: str = ""

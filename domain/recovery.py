@@ -234,7 +234,7 @@ def _container_events(known: Container, verdict: Verdict, seen: TaskObservation,
             started = containers.BUILD[e.ContainerStarted](known, c.RecordStarted(known.id, seen.oom_kills), now)
             return (started, *_monitor_lost(known, seen, now))
         case V.EXIT:
-            return (_exit(known, seen, now),)
+            return (*_start_before_exit(known, seen, now), _exit(known, seen, now))
         case V.MONITOR_LOST:
             return _monitor_lost(known, seen, now)
         case V.RESUME if known.state is S.STOPPING:
@@ -248,6 +248,14 @@ def _container_events(known: Container, verdict: Verdict, seen: TaskObservation,
 def _monitor_lost(known: Container, seen: TaskObservation, now: Now) -> tuple[e.Event, ...]:
     lost = seen.monitor is M.DEAD and not known.monitor_lost_at
     return (e.ContainerMonitorLost(now.wall_ns),) if lost else ()
+
+
+def _start_before_exit(known: Container, seen: TaskObservation, now: Now) -> tuple[e.Event, ...]:
+    """A start whose record is missing. When it was is not known better than: not after the end."""
+    if known.state is not S.STARTING or not seen.started:
+        return ()
+    at = seen.exit.at_ns if seen.exit else now.wall_ns
+    return (e.ContainerStarted(max(at, known.created_at)),)
 
 
 def _exit(known: Container, seen: TaskObservation, now: Now) -> e.Event:

@@ -72,6 +72,7 @@ class Daemon:
             ports.tasks,
             ports.sandboxes,
             ports.images,
+            handlers.drop_image,
             replayed.whole,
         )
         self._stopping = False
@@ -107,7 +108,7 @@ class Daemon:
         """The door is open: run what is due, and look again now and then."""
         self._recovery.resume()
         self._routines = [
-            asyncio.ensure_future(self._recovery.clean(self._findings)),
+            asyncio.ensure_future(self._recovery.first_clean(self._findings)),
             asyncio.ensure_future(self._every(self._timing.reconcile_s, self._reconcile)),
             asyncio.ensure_future(self._every(self._timing.tell_head_s, self._hourly)),
         ]

@@ -13,6 +13,7 @@ from domain import effects as f
 from domain import errors
 from domain.config import ContainerSecrets
 from domain.container import Container
+from domain.lifecycle import ImageState
 from domain.node import Node
 from domain.observations import TaskState
 from domain.records import Evidence
@@ -33,6 +34,9 @@ LIMIT_S: Mapping[type, float] = {
 }
 # fmt: on
 """Seconds after which an effect is killed and the world looked at. A stop has its deadline, a pull its progress."""
+
+PULL_TRIES = 2
+"""A pull that finds the image whole may lose it to a removal that was under way: then it is pulled once more."""
 
 MONITOR_LAST_WORD_NS = 10**9
 """conmon ends right after its container: how long its end waits for init's before it counts as lost."""
@@ -114,7 +118,7 @@ class Handlers:
 
     def _start_as_seen(self, container: Container, error: errors.DaybookError) -> c.Command:
         seen = self._tasks.observe([container], self._clock.now().boot_id)[container.id]
-        if seen.task is TaskState.RUNNING:
+        if seen.task is TaskState.RUNNING or seen.started:
             return c.RecordStarted(container.id, seen.oom_kills)
         return c.RecordStartFailed(container.id, *named(error))
 
@@ -195,22 +199,31 @@ class Handlers:
 
     async def _pull_image(self, what: f.PullImage, report: Report) -> None:
         """The store is looked at under the lock under which removals delete: a pull never records what is gone."""
-        try:
-            pulled = await self._images.pull(what.reference, what.source)
-        except errors.DaybookError as error:
-            await report(c.RecordPullFailed(what.reference, *named(error)))
-            return
-        async with self._store:
-            if self._images.present(pulled.image_id):
-                await report(c.RecordPulled(what.reference, pulled))
-            else:
-                text = f"cannot pull image {what.reference}: it was removed meanwhile"
-                await report(c.RecordPullFailed(what.reference, "PullFailed", text))
+        for _ in range(PULL_TRIES):
+            try:
+                pulled = await self._images.pull(what.reference, what.source)
+            except errors.DaybookError as error:
+                await report(c.RecordPullFailed(what.reference, *named(error)))
+                return
+            async with self._store:
+                if self._images.present(pulled.image_id):
+                    await report(c.RecordPulled(what.reference, pulled))
+                    return
+        text = f"cannot pull image {what.reference}: it was removed meanwhile"
+        await report(c.RecordPullFailed(what.reference, "PullFailed", text))
 
     async def _remove_image(self, what: f.RemoveImage, report: Report) -> None:
         async with self._store, limit(what):
             await self._images.remove(what.image_id)
             await report(c.RecordImageRemoved(what.image_id))
+
+    async def drop_image(self, image_id: str) -> None:
+        """Removes an image that nobody means, unless somebody has come to mean it."""
+        async with self._store:
+            meant = self._node.references(image_id) or self._node.image_users(image_id)
+            pulling = any(image.state is ImageState.PULLING for image in self._node.images.values())
+            if not meant and not pulling:
+                await self._images.remove(image_id)
 
 
 def limit(what: f.Effect) -> "_Limit":

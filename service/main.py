@@ -30,7 +30,10 @@ EXIT_REFUSED, EXIT_BROKEN = 1, 3
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command. An error of ours is one line on stderr, never a traceback."""
-    given = parser().parse_args(argv)
+    words = list(sys.argv[1:] if argv is None else argv)
+    if words[:1] == ["replay"]:
+        return run_replay(words[1:])
+    given = parser().parse_args(words)
     try:
         return int(given.run(given))
     except DaybookError as error:
@@ -56,9 +59,7 @@ def parser() -> argparse.ArgumentParser:
     purge_.add_argument("--quarantined", metavar="KEY", help="give up only this aggregate (container/ID, sandbox/ID)")
     settings = _command(commands, "config", print_config, "print a configuration file")
     settings.add_argument("what", choices=["default", "current"], help="all defaults, commented; or what is in force")
-    replay = commands.add_parser("replay", help="read the log: log, state, why, check", add_help=False)
-    replay.add_argument("rest", nargs=argparse.REMAINDER)
-    replay.set_defaults(run=run_replay, config=None)
+    commands.add_parser("replay", help="read the log: log, state, why, check")  # `main` hands it on, options and all
     return top
 
 
@@ -90,12 +91,15 @@ def serve(given: argparse.Namespace) -> int:
     config = _config(given)
     wiring.set_up_logging(config.daemon.log_level)
     os.umask(0o077)
-    with wiring.holding(config), contextlib.closing(wiring.open_log(config)) as event_log:
+    with wiring.holding(config), wiring.daemons_log(config) as event_log:
         return asyncio.run(serve_on(config, event_log))
 
 
 async def serve_on(config: Config, event_log: EventLog, wrap: wiring.Wrap = wiring.unwrapped) -> int:
     """`wrap` lets the crash tests put a fault between the daemon and its ports."""
+    told = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, told.set)
     world = wiring.open_world(config)
     daemon = Daemon(wrap(wiring.ports(config, event_log, world)), wiring.timing(config), wiring.VERSION, os.getpid())
     await wiring.get_ready(config, world)
@@ -104,8 +108,7 @@ async def serve_on(config: Config, event_log: EventLog, wrap: wiring.Wrap = wiri
     await server.start()
     log.info("daybook %s serves on %s", wiring.VERSION, ", ".join(s.path for s in wiring.sockets(config)))
     daemon.resume()
-    why = await _until_told_or_broken(daemon)
-    if why:
+    if why := await _until_told_or_broken(told, daemon):
         log.critical("the log takes no more, ending: %s", why)
         await server.stop(0)
         return EXIT_BROKEN
@@ -115,11 +118,8 @@ async def serve_on(config: Config, event_log: EventLog, wrap: wiring.Wrap = wiri
     return 0
 
 
-async def _until_told_or_broken(daemon: Daemon) -> str:
+async def _until_told_or_broken(told: asyncio.Event, daemon: Daemon) -> str:
     """Empty where a signal asked to stop, else why the log broke."""
-    loop, told = asyncio.get_running_loop(), asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, told.set)
     asked, broken = asyncio.ensure_future(told.wait()), asyncio.ensure_future(daemon.until_broken())
     await asyncio.wait({asked, broken}, return_when=asyncio.FIRST_COMPLETED)
     for waiting in (asked, broken):
@@ -161,13 +161,13 @@ def load_image(given: argparse.Namespace) -> int:
 
 
 def adopt(given: argparse.Namespace) -> int:
-    with _alone(_config(given)) as ports:
+    with _alone(_config(given), make=given.yes) as ports:
         return _say(asyncio.run(maintenance.adopt(ports, really=given.yes)), given.yes)
 
 
 def purge(given: argparse.Namespace) -> int:
     config = _config(given)
-    with _alone(config) as ports:
+    with _alone(config, make=given.yes) as ports:
         if given.quarantined:
             return _say(asyncio.run(maintenance.release(ports, given.quarantined, really=given.yes)), given.yes)
         lines = asyncio.run(maintenance.purge(ports, really=given.yes))
@@ -178,17 +178,18 @@ def purge(given: argparse.Namespace) -> int:
 
 
 @contextlib.contextmanager
-def _alone(config: Config) -> Iterator[Ports]:
-    """The ports, under the daemon's lock."""
-    with wiring.holding(config), contextlib.closing(wiring.open_log(config)) as event_log:
-        yield wiring.ports(config, event_log, wiring.open_world(config))
+def _alone(config: Config, make: bool) -> Iterator[Ports]:
+    """The ports, under the daemon's lock. `make`: a missing log is made, although the state directory knows one."""
+    with wiring.holding(config), wiring.persons_log(config, make) as event_log:
+        world = wiring.open_world(config)
+        yield wiring.ports(config, event_log, world)
+        world.tasks.leave()
 
 
 def _say(lines: Sequence[str], done: bool) -> int:
     for line in lines:
         print(line)
-    if not done:
-        print("Nothing was changed. Add --yes to do this.")
+    print("Done." if done else "Nothing was changed. Add --yes to do this.")
     return 0
 
 
@@ -200,10 +201,10 @@ def print_config(given: argparse.Namespace) -> int:
     return 0
 
 
-def run_replay(given: argparse.Namespace) -> int:
+def run_replay(words: Sequence[str]) -> int:
     from tools.replay.cli import main as replay
 
-    return replay(given.rest)
+    return replay(words)
 
 
 if __name__ == "__main__":

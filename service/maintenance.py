@@ -6,7 +6,7 @@ Each first says what it would do; nothing is done unless `really`.
 from collections.abc import Awaitable, Callable, Sequence
 
 from domain import events as e
-from domain.errors import InvalidRequest
+from domain.errors import InvalidRequest, NotReady
 from domain.fold import Replayed
 from domain.observations import World
 from domain.records import Cause, Draft
@@ -17,7 +17,10 @@ from service.recovery import Observer, fence, replay
 async def adopt(ports: Ports, *, really: bool) -> list[str]:
     """Declares the log to be the truth: what it does not know is ended and removed, the directory gets its mark."""
     replayed, world = replay(ports.log), await _look(ports)
-    why = fence(ports.log, ports.mark.read(), world)
+    try:
+        why = fence(ports.log, ports.mark.read(), world)
+    except NotReady as error:
+        why = error.text
     head = ports.log.head()
     lines = [f"log {ports.log.log_id} ends at record {head.seq}; it becomes the truth"]
     lines.append(f"until now: {why.split(';')[0]}" if why else "the state directory has no objection to it")

@@ -4,6 +4,7 @@ import contextlib
 import logging
 import shutil
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -24,13 +25,15 @@ from adapters.log.lmdb_log import LmdbLog
 from adapters.oci.layout import Layout
 from adapters.oci.sandboxes import Sandboxes
 from adapters.oci.tasks import Tasks
-from domain.errors import DaybookError
+from domain.errors import DaybookError, NotReady
+from domain.fence import REMEDY
 from domain.node import AGGREGATES
 from service.config import Config
 from service.daemon import Daemon, Ports, Timing
 from service.ports import EventLog
 
 VERSION = "0.1.0"
+LOG_FILE = "data.mdb"
 Wrap = Callable[[Ports], Ports]
 MIB, GIB = 1 << 20, 1 << 30
 
@@ -68,9 +71,29 @@ def holding(config: Config) -> Iterator[None]:
         held.release()
 
 
-def open_log(config: Config) -> LmdbLog:
+@contextmanager
+def daemons_log(config: Config) -> Iterator[LmdbLog]:
+    """The log of a daemon, made where the state directory knows none. Raises NotReady with the remedies."""
+    places = Places.of(config)
+    if not (places.log / LOG_FILE).exists() and (known := OwnerMark(places.data).read()) is not None:
+        raise NotReady(f"cannot open log {places.log}: log {known.log_id} is missing; put it back, or: {REMEDY}")
+    with contextlib.closing(_open_log(config, places.log)) as event_log:
+        yield event_log
+
+
+@contextmanager
+def persons_log(config: Config, make: bool) -> Iterator[LmdbLog]:
+    """The log for a person's command. A missing one is made where `make` says so, else an empty one stands in."""
+    log = Places.of(config).log
+    with tempfile.TemporaryDirectory(prefix="daybook-") as nowhere:
+        there = make or (log / LOG_FILE).exists()
+        with contextlib.closing(_open_log(config, log if there else Path(nowhere))) as event_log:
+            yield event_log
+
+
+def _open_log(config: Config, directory: Path) -> LmdbLog:
     return LmdbLog(
-        Places.of(config).log,
+        directory,
         aggregates=AGGREGATES,
         map_bytes=config.log.map_gib * GIB,
         ballast_bytes=config.log.ballast_mib * MIB,

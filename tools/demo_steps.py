@@ -38,6 +38,9 @@ IMAGE = "demo.example/busybox:1"
 EXIT_CODE = 7
 B_LASTS_S = 3
 GONE_S = 5
+DAEMONS = ("service.main serve", "bin/daybook serve", "/daybook/monitors")
+"""What the command line or the cgroup of a daemon or of its monitors has, whosever they are."""
+
 ANSWER_S = 30
 """How long one call, one start of the daemon or one wait may take."""
 
@@ -225,9 +228,14 @@ class Stage:
         """What the command line or the cgroup of each of our processes has, and the path of each of our mounts."""
         return [str(self.data), str(self.run), f"/{self.name}/"]
 
-    def own_cgroups(self) -> list[str]:
-        """The daemon's own cgroups, where they came with it."""
-        return sorted(daemon_cgroups() - self._cgroups_before)
+    def own_cgroups(self, patience_s: float = 0) -> list[str]:
+        """The daemon's own cgroups, where they came with it and no other daemon on this machine uses them."""
+        found = sorted(daemon_cgroups() - self._cgroups_before)
+        until = time.monotonic() + patience_s
+        while found and not outside(DAEMONS).processes and time.monotonic() < until:
+            time.sleep(0.05)
+            found = sorted(daemon_cgroups() - self._cgroups_before)
+        return [] if outside(DAEMONS).processes else found
 
     def start_daemon(self) -> None:
         """In a session of its own, so that Ctrl-C is ours. Returns when it answers."""
@@ -493,10 +501,10 @@ def nothing_left(stage: Stage) -> None:
     The daemon's own, where there was none before, must have gone with the daemon.
     """
     remove_cgroups([f"/{stage.name}"])
-    left = outside([*stage.pod.ids, *stage.names], [stage.data, stage.run])
+    left, own = outside([*stage.pod.ids, *stage.names], [stage.data, stage.run]), stage.own_cgroups(GONE_S)
     check(not left.mounts, "no mount is left", left.mounts)
     check(not left.processes, "no process is left", left.processes)
-    check(not left.cgroups and not stage.own_cgroups(), "no cgroup is left", (left.cgroups, stage.own_cgroups()))
+    check(not left.cgroups and not own, "no cgroup is left", (left.cgroups, own))
     check(not left.files, "no file or directory of the pod or a container is left", left.files)
     stays = sorted(f"{each.parent.name}/{each.name}" for each in (*stage.data.iterdir(), *stage.run.iterdir()))
     say(colour("2", f"{MARGIN}what a daemon keeps: {', '.join(stays)}"))

@@ -61,7 +61,7 @@ class Translator:
     def pull_image(self, request: Any, socket: str) -> c.PullImage:
         checks.require(bool(request.image.image), "image.image is empty")
         if request.auth.ByteSize():
-            raise Unsupported("registry credentials in a pull are not built yet: configure them for the node")
+            raise Unsupported("registry credentials are not built yet: only registries that ask for none can be used")
         handler = request.image.runtime_handler
         if handler and handler not in self.rules.handlers:
             raise Unsupported(f"runtime handler {checks.shown(handler)} is not configured")

@@ -282,7 +282,8 @@ class SkopeoImages:
     async def _delete(self, known: str, ledger: Ledger) -> None:
         index = self.store.index()
         if (entry := index.images.get(known)) is not None:
-            chain = [layer.id for layer in index.chain(entry.layer) or ()]
+            others = {layer.id for i, e in index.images.items() if i != known for layer in index.chain(e.layer) or ()}
+            chain = [layer.id for layer in index.chain(entry.layer) or () if layer.id not in others]
             await self._threads.run("forget layers", SHORT_S, self._marks.unmark, chain)
             self._entered.discard(known)
         said = await self._skopeo.delete(known, ledger)

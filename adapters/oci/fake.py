@@ -252,6 +252,7 @@ class FakeTasks:
         if task is None:
             return
         task.strays = 0
+        self.world.end(container.id, KILLED)
         await self.world.step("tidy.delete")
         task.known_to_runtime = False
 
@@ -310,7 +311,8 @@ class FakeTasks:
         else:
             state = TaskState.STOPPED if task.known_to_runtime else TaskState.ABSENT
         monitor = MonitorState.ALIVE if task.monitor_alive else MonitorState.DEAD
-        return TaskObservation(state, monitor, task.exit, task.oom, task.oom_kills, True, task.mark)
+        started = task.started and task.known_to_runtime
+        return TaskObservation(state, monitor, task.exit, task.oom, task.oom_kills, started, True, task.mark)
 
 
 class FakeSandboxes:

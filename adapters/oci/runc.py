@@ -85,7 +85,7 @@ def binary(path: str) -> Binary:
     """The program as it is now: where, which version, from which Debian package. What is unknown stays empty."""
     try:
         done = process.run_blocking((path, "--version"), limit_s=QUERY_LIMIT_S)
-        version = " ".join(done.out.split("\n", 1)[0].split()[:4]) if done.code == 0 else ""
+        version = (done.out.split("\n", 1)[0].split() or [""])[-1][:64] if done.code == 0 else ""
     except Failure:
         version = ""
     return Binary(path, process.printable(version), package(path))

@@ -111,7 +111,9 @@ def _check_apparmor(config: ContainerConfig, host: Host) -> None:
 def _check_namespaces(config: ContainerConfig, sandbox: SandboxConfig) -> None:
     mine, pod = config.namespaces, sandbox.namespaces
     if mine.pid is NamespaceMode.POD and pod.pid is NamespaceMode.CONTAINER:
-        raise InvalidRequest("pid mode POD: this pod has no pid namespace of its own (its pid mode is CONTAINER)")
+        raise InvalidRequest(
+            "pid mode POD (0): the pod has no pid namespace of its own, its pid mode is CONTAINER (1); ask for it too"
+        )
     for name, mode in (("network", mine.network), ("ipc", mine.ipc)):
         if mode not in (NamespaceMode.POD, NamespaceMode.NODE):
             raise InvalidRequest(f"{name} mode {mode} does not exist")

@@ -70,6 +70,7 @@ def _look(paths: ContainerPaths, container: Container | None, boot_id: str) -> T
         exit=read_exit(paths),
         oom=os.path.isfile(paths.oom),
         oom_kills=cgroups.oom_kills(cgroup) if cgroup and state is not TaskState.ABSENT else 0,
+        started=os.path.isdir(paths.task) and not os.path.lexists(paths.fifo),
         leftovers=any(map(os.path.lexists, (paths.directory, paths.task, paths.exit_copy, paths.attach_link))),
         mark=mark,
         text=text,

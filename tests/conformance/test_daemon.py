@@ -14,13 +14,14 @@ from grpc import StatusCode
 from proto import api_pb2 as pb
 from tests.crash.life import Pod, container_config, pod_config, refused
 from tests.support.daemon import IMAGE, Machine, machine, until
-from tests.support.oci_layout import make_oci_layout
+from tests.support.oci_layout import busybox_files, make_oci_layout
 from tests.support.registry import LoopbackRegistry
 
 pytestmark = [pytest.mark.real, pytest.mark.slow]
 
 NOBODY = "f" * 64
 FOREVER = "touch /shared/up; while :; do sleep 0.05; done"
+OTHER_FILES = {**busybox_files(), "etc/other": b"makes a layer of its own"}
 CRI_LINE = re.compile(r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{9}(Z|[+-]\d\d:\d\d) (stdout|stderr) [FP] ")
 
 
@@ -140,7 +141,7 @@ def test_a_pod_with_a_shared_pid_namespace(m: Machine) -> None:
     made.container_id = m.cri()[0].CreateContainer(request, timeout=30).container_id
     made.start()
     assert made.ended().exit_code == 0
-    assert "catatonit" in (made.shared / "ps").read_text()
+    assert "1 root     /pause" in (made.shared / "ps").read_text()
 
 
 def test_a_program_that_is_not_there_is_a_start_error_with_its_name(m: Machine) -> None:
@@ -336,7 +337,7 @@ def test_lists_are_filtered(m: Machine) -> None:
 
 @contextmanager
 def registry(tmp_path: Path) -> Iterator[tuple[LoopbackRegistry, Any]]:
-    built = make_oci_layout(tmp_path / "served", config={"Labels": {"from": "registry"}}, multi_arch=True)
+    built = make_oci_layout(tmp_path / "served", files=OTHER_FILES, multi_arch=True)
     with LoopbackRegistry(built.path) as serving:
         yield serving, built
 
@@ -378,13 +379,26 @@ def test_a_pull_that_cannot_be(m: Machine, tmp_path: Path) -> None:
 
 
 def test_load_is_for_the_admin_socket_only(m: Machine) -> None:
-    with refused(StatusCode.INVALID_ARGUMENT, "admin socket"):
-        m.cri()[1].PullImage(m.load_request("registry.example/loaded:1"), timeout=30)
-    loaded = m.command("load", str(m.layout().path), "registry.example/loaded:1")
-    assert loaded.returncode == 0, loaded.stderr
+    other = m.layout("other", files={**OTHER_FILES, "etc/loaded": b""})
     image = pb.ImageSpec(image="registry.example/loaded:1")
-    assert pod(m).ask("ImageStatus", image=image).image.id == m.layout().image_id
-    assert sorted(pod(m).ask("ImageStatus", image=image).image.repo_tags) == [IMAGE, image.image]
+    with refused(StatusCode.INVALID_ARGUMENT, "admin socket"):
+        m.cri()[1].PullImage(m.load_request(image.image, "other"), timeout=30)
+    loaded = m.command("load", str(other.path), image.image)
+    assert loaded.returncode == 0, loaded.stderr
+    assert pod(m).ask("ImageStatus", image=image).image.id == other.image_id
+    pod(m).ask("RemoveImage", image=image)
+
+
+def test_one_image_has_several_names_and_goes_with_all_of_them(m: Machine) -> None:
+    other = m.layout("other", files={**OTHER_FILES, "etc/loaded": b""})
+    names = ["registry.example/a:1", "registry.example/b:1"]
+    for name in names:
+        assert m.load(name, "other") == other.image_id
+    ask = pod(m).ask
+    assert list(ask("ImageStatus", image=pb.ImageSpec(image=names[0])).image.repo_tags) == names
+    assert [i.id for i in ask("ListImages").images].count(other.image_id) == 1
+    ask("RemoveImage", image=pb.ImageSpec(image=names[0]))
+    assert not ask("ImageStatus", image=pb.ImageSpec(image=names[1])).HasField("image")
 
 
 def test_image_fs_info(m: Machine) -> None:
@@ -440,9 +454,7 @@ def test_a_wrong_pod_is_refused(m: Machine, fields: dict[str, Any], code: Status
 def test_a_wrong_container_is_refused(m: Machine, fields: dict[str, Any], code: StatusCode) -> None:
     made = pod(m).run()
     with refused(code):
-        made.ask(
-            "CreateContainer", pod_sandbox_id=made.sandbox_id, config=changed(container_config("true"), **fields)
-        )
+        made.ask("CreateContainer", pod_sandbox_id=made.sandbox_id, config=changed(container_config("true"), **fields))
     assert not made.ask("ListContainers").containers
 
 

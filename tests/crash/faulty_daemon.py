@@ -14,7 +14,6 @@ the limits of effects by class name: {"CreateTask": 1.0}.
 
 import argparse
 import asyncio
-import contextlib
 import dataclasses
 import json
 import os
@@ -135,7 +134,7 @@ def main() -> int:
     config = configuration.load(path, required=True)
     wiring.set_up_logging(config.daemon.log_level)
     os.umask(0o077)
-    with wiring.holding(config), contextlib.closing(wiring.open_log(config)) as event_log:
+    with wiring.holding(config), wiring.daemons_log(config) as event_log:
         return asyncio.run(serve_on(config, event_log, lambda ports: wrap(ports, points)))
 
 

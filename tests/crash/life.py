@@ -94,13 +94,15 @@ class Client:
 
 @dataclass
 class Life:
-    """`stops`: the client ends the container; else it ends by itself with code 7. Others may live beside it."""
+    """`stops`: the client ends the container; else it ends by itself with code 7. `shared`: the pod has an infra
+    process. Others may live beside it."""
 
     machine: Machine
     name: str
     stops: bool = False
     client: Client = field(default=None)  # type: ignore[assignment]
     whole_times: bool = True
+    shared: bool = False
     sandbox_id: str = ""
     container_id: str = ""
     started: bool = False
@@ -129,10 +131,18 @@ class Life:
         assert image_id == wanted.image_id
 
     def run(self) -> None:
-        request = pb.RunPodSandboxRequest(config=pod_config(self.machine, self.name))
+        config = pod_config(self.machine, self.name, pid=pb.POD if self.shared else pb.CONTAINER)
+        request = pb.RunPodSandboxRequest(config=config)
         self.sandbox_id = self.client.call("RunPodSandbox", request).pod_sandbox_id
         assert [(s.id, s.state) for s in self.listed()] == [(self.sandbox_id, pb.SANDBOX_READY)]
         assert self.client.call("RunPodSandbox", request).pod_sandbox_id == self.sandbox_id
+
+    def abandon(self) -> None:
+        """All at once, whatever runs."""
+        request = pb.RemovePodSandboxRequest(pod_sandbox_id=self.sandbox_id)
+        self.client.call("RemovePodSandbox", request)
+        of_pod = pb.ListContainersRequest(filter=pb.ContainerFilter(pod_sandbox_id=self.sandbox_id))
+        assert not self.listed() and not self.client.call("ListContainers", of_pod).containers
 
     def listed(self) -> Any:
         wanted = pb.PodSandboxFilter(label_selector={"app": self.name})
@@ -214,6 +224,8 @@ class Life:
         assert {i for i, ev in creates if ev.sandbox_id == self.sandbox_id} == {self.container_id}
         ends = [ev for i, ev in told if i == self.container_id and isinstance(ev, ENDINGS)]
         assert len(ends) == 1, ends
+        if self.started:
+            assert not isinstance(ends[0], e.ContainerStartFailed), "an acknowledged start never was"
 
 
 def arm(machine: Machine, *points: str) -> None:
@@ -267,7 +279,9 @@ class Pod:
         return stub(getattr(pb, f"{rpc}Request")(**fields), timeout=30)
 
     def run(self, **options: Any) -> "Pod":
-        self.sandbox_id = self.ask("RunPodSandbox", config=pod_config(self.machine, self.name, **options)).pod_sandbox_id
+        self.sandbox_id = self.ask(
+            "RunPodSandbox", config=pod_config(self.machine, self.name, **options)
+        ).pod_sandbox_id
         return self
 
     def create(self, script: str, name: str = "app", **more: Any) -> "Pod":

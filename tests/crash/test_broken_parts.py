@@ -1,17 +1,20 @@
 """What the daemon leans on breaks: the runtime, the monitor, the image tool, the log, the disk. It says what is wrong,
 what it does not know it calls unknown, and everything else goes on."""
 
+import json
 import os
 import shutil
 import signal
 import subprocess
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 from grpc import StatusCode
 
+from adapters.log.lmdb_log import LmdbLog
 from adapters.log.readonly import open_live
 from domain import events as e
 from domain.records import Record, Unreadable
@@ -209,6 +212,34 @@ def init_of(m: Machine, pod: Pod) -> int:
     return int((m.data / "containers" / pod.container_id / "pidfile").read_text())
 
 
+# --- the infra process -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("down", [False, True], ids=["up", "down"])
+def test_a_pod_whose_infra_process_dies_is_not_ready(m: Machine, down: bool) -> None:
+    m.start()
+    m.load()
+    pod = Pod(m).run(pid=pb.POD).create(FOREVER).start()
+
+    def pod_state() -> int:
+        return int(pod.ask("PodSandboxStatus", pod_sandbox_id=pod.sandbox_id).status.state)
+
+    assert pod_state() == pb.SANDBOX_READY
+    told = pod.ask("PodSandboxStatus", pod_sandbox_id=pod.sandbox_id, verbose=True).info["info"]
+    infra = json.loads(told)["pid"]
+    if down:
+        m.kill9()
+    kill(infra)
+    if down:
+        until(lambda: not Path(f"/proc/{infra}").exists(), text="the infra process is gone")
+        m.start()
+    until(lambda: pod_state() == pb.SANDBOX_NOTREADY, text="the pod is not ready")
+    with refused(StatusCode.FAILED_PRECONDITION, "not ready"):
+        pod.create(FOREVER, "another")
+    assert pod.ask("ContainerStatus", container_id=pod.container_id).status.state == pb.CONTAINER_RUNNING
+    end_machine_after_stop(m, pod)
+
+
 # --- ends that nobody saw --------------------------------------------------------------------------------------------
 
 
@@ -332,6 +363,44 @@ def test_a_missing_image_tool_is_named(m: Machine) -> None:
     end_machine(m)
 
 
+def test_the_removal_of_an_orphan_does_not_take_what_is_pulled_meanwhile(m: Machine) -> None:
+    """A pull dies after the copy; the next daemon but one finds an image that nobody means, and somebody pulls it."""
+    m.stand_in("skopeo")
+    m.start()
+    m.plan("skopeo", "copy", "kill-after")
+    with refused(StatusCode.UNAVAILABLE):
+        m.load()
+    m.start()
+    m.kill9()
+    waits = m.plan("skopeo", "delete", "wait")
+    m.start()
+    until(lambda: not waits.exists(), text="the orphan is being removed")
+    before = len(events(m, e.ImagePullRequested))
+    with ThreadPoolExecutor(1) as somebody:
+        loaded = somebody.submit(m.load)
+        until(lambda: len(events(m, e.ImagePullRequested)) > before, text="the pull is on record")
+        (m.base / "bin" / "skopeo.go").touch()
+        loaded.result(timeout=30)
+    Pod(m).running(FOREVER)
+
+
+def test_an_image_outlives_the_removal_of_one_that_shares_its_layers(m: Machine) -> None:
+    """The machine is booted anew right after the removal (as the image store knows it)."""
+    m.start()
+    m.load()
+    m.layout("other", config={"Labels": {"another": "image"}})
+    m.load("registry.example/other:1", "other")
+    image = pb.ImageSpec(image="registry.example/other:1")
+    m.cri()[1].RemoveImage(pb.RemoveImageRequest(image=image), timeout=30)
+    m.kill9()
+    boots = [p for p in (m.data / "pulls").iterdir() if p.is_file() and "boot" in p.name]
+    boots = boots or list((m.data / "pulls" / "synced").glob("*boot*"))
+    boots[0].write_text("another boot")
+    m.start()
+    wanted = pb.ImageStatusRequest(image=pb.ImageSpec(image=IMAGE))
+    assert m.cri()[1].ImageStatus(wanted, timeout=5).HasField("image")
+
+
 # --- two daemons, other logs -----------------------------------------------------------------------------------------
 
 
@@ -362,6 +431,10 @@ def test_another_log_is_refused_and_may_be_adopted(m: Machine) -> None:
     pod = Pod(m).running(FOREVER)
     assert m.terminate() == 0
     m.log_directory.rename(m.data / "old-log")
+    refuses(m, "is missing")
+    assert "Nothing was changed" in m.command("adopt").stdout
+    assert not m.log_directory.exists(), "a log was made although nobody asked for it"
+    LmdbLog(m.log_directory).close()
     refuses(m, "belongs to log")
     running = [p for p in m.left().processes if "conmon" in p]
     assert running, "a refused daemon has touched what runs"
@@ -381,8 +454,7 @@ def test_the_right_log_put_back_is_taken(m: Machine) -> None:
     pod = Pod(m).running(FOREVER)
     m.kill9()
     m.log_directory.rename(m.base / "kept")
-    refuses(m, "belongs to log")
-    shutil.rmtree(m.log_directory)
+    refuses(m, "is missing")
     (m.base / "kept").rename(m.log_directory)
     m.start()
     assert pod.status().state == pb.CONTAINER_RUNNING
@@ -483,6 +555,19 @@ def test_sigterm_leaves_containers_running(m: Machine) -> None:
     let_go(pod)
     assert pod.ended().exit_code == 5
     end_machine(m, pod)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "SIGINT"])
+def test_told_to_stop_while_it_starts(m: Machine, number: signal.Signals) -> None:
+    programs = m.stand_in("runc")
+    m.write_config({"runtime": {"path": programs["runc"]}})
+    asked = m.plan("runc", "--version", "wait")
+    daemon = m.spawn()
+    until(lambda: not asked.exists(), text="it asks for the runtime's version")
+    daemon.child.send_signal(number)
+    (m.base / "bin" / "runc.go").touch()
+    assert daemon.wait() == 0
+    assert "Traceback" not in daemon.said()
 
 
 def test_sigterm_in_a_stop_leaves_its_deadline_to_the_next_daemon(m: Machine) -> None:

@@ -5,8 +5,7 @@ no exit code is invented, nothing is left, and the log is whole, lawful and cons
 """
 
 from collections import Counter
-from collections.abc import Collection, Iterator, Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
 
 import pytest
 
@@ -67,23 +66,6 @@ PAIRS = (
 """The second point is in the recovery from the first."""
 
 
-LOST_START = "open defect: an exit that recovery finds in STARTING leaves started_at 0, though the container ran"
-LATE_CLEAN = "open defect: while the removal of an image is due, the clean-up at start is left out, until the next look"
-
-
-def marked(reason: str, points: Sequence[Any], known: Collection[Any]) -> list[Any]:
-    """The points, those of an open defect marked."""
-    mark = pytest.mark.xfail(strict=True, reason=reason)
-    return [pytest.param(*p, marks=mark) if p in known else pytest.param(*p) for p in points]
-
-
-LOST_STARTS = {
-    ("append-before ContainerStarted 1",),
-    ("end tasks.start 1",),
-    ("end tasks.start 1", "append-before NodeStarted 1"),
-}
-
-
 @pytest.fixture(scope="module")
 def stage() -> Iterator[Stage]:
     made = Stage()
@@ -123,7 +105,7 @@ def test_no_point_is_missing(stage: Stage, stops: bool) -> None:
         assert {*STOPS_TOO} <= {*ENDS}
 
 
-@pytest.mark.parametrize("point", marked(LOST_START, [(point,) for point in ENDS], LOST_STARTS))
+@pytest.mark.parametrize("point", ENDS)
 def test_dies_in_a_life_that_ends_by_itself(stage: Stage, point: str) -> None:
     with stage.clean() as machine:
         live(machine, "ends", False, [point], False)
@@ -135,20 +117,71 @@ def test_dies_in_a_life_that_is_stopped(stage: Stage, point: str) -> None:
         live(machine, "stops", True, [point], False)
 
 
-@pytest.mark.parametrize(("first", "second"), marked(LOST_START, PAIRS, LOST_STARTS))
+@pytest.mark.parametrize(("first", "second"), PAIRS)
 def test_dies_again_in_the_recovery(stage: Stage, first: str, second: str) -> None:
     with stage.clean() as machine:
         live(machine, "twice", False, [first, second], True)
 
 
+ABANDONED = (
+    *(
+        f"{where} {event} 1"
+        for event in APPENDS[APPENDS.index("ContainerExited") : APPENDS.index("ImageRemoveRequested")]
+        for where in ("append-before", "append-after")
+    ),
+    *(
+        f"{where} {effect} 1"
+        for effect in ("tasks.stop", "tasks.remove", "sandboxes.tear_down", "sandboxes.remove")
+        for where in ("begin", "end")
+    ),
+    *(f"{where} ContainerStopRequested 1" for where in ("append-before", "append-after")),
+)
+"""All that one removal of a running pod leads to; a tidying may or may not be overtaken by the removal."""
+
+
+def abandon(machine: Machine, points: Sequence[str], faulty_again: bool) -> int:
+    """Returns where the trace of the removal begins."""
+    since = machine.records()[-1].seq
+    life = Life(machine, "abandoned", True)
+    for step in (life.pull, life.run, life.create, life.start):
+        step()
+    before = len(passed(machine))
+    arm(machine, *points)
+    machine.faulty = faulty_again
+    life.abandon()
+    life.remove_image()
+    assert unfired(machine) == [], "the point was not passed: the daemon did not die there"
+    assert life.client.deaths == len(points)
+    life.check_log(machine.records(), since)
+    return before
+
+
+def test_no_point_of_a_removal_is_missing(stage: Stage) -> None:
+    with stage.clean() as machine:
+        before = abandon(machine, (), True)
+        seen = counted(passed(machine, before))
+        of_others = ("secrets.", "images.", "Image", "tasks.tidy")
+        assert {point for point in seen if not any(word in point for word in of_others)} == {*ABANDONED}
+
+
+@pytest.mark.parametrize("point", ABANDONED)
+def test_dies_while_a_running_pod_is_removed(stage: Stage, point: str) -> None:
+    with stage.clean() as machine:
+        abandon(machine, [point], False)
+
+
 _MODES = ("kill-before", "kill-after")
 _OF_RUNTIME = [
-    *(("runc", word, mode, stops) for word in ("create", "start", "delete") for mode in _MODES for stops in (False, True)),
+    *(
+        ("runc", word, mode, stops)
+        for word in ("create", "start", "delete")
+        for mode in _MODES
+        for stops in (False, True)
+    ),
     ("conmon", "-", "kill-before", False),
 ]
-_LOST = {("runc", "start", mode, False) for mode in _MODES}
+_OF_INFRA = [("runc", word, mode) for word in ("create", "start", "delete") for mode in _MODES]
 _OF_IMAGES = [("skopeo", word, mode, False) for word in ("inspect", "copy", "delete") for mode in _MODES]
-_LATE = {("skopeo", "delete", mode, False) for mode in _MODES}
 
 
 @pytest.fixture(scope="module")
@@ -160,20 +193,30 @@ def standing_in() -> Iterator[Stage]:
 
 @pytest.mark.parametrize(
     ("program", "word", "mode", "stops"),
-    [*marked(LOST_START, _OF_RUNTIME, _LOST), *marked(LATE_CLEAN, _OF_IMAGES, _LATE)],
+    [*_OF_RUNTIME, *_OF_IMAGES],
 )
-def test_dies_in_the_middle_of_an_effect(
-    standing_in: Stage, program: str, word: str, mode: str, stops: bool
-) -> None:
+def test_dies_in_the_middle_of_an_effect(standing_in: Stage, program: str, word: str, mode: str, stops: bool) -> None:
     """The program goes on, or has just ended, while the next daemon already recovers."""
-    with standing_in.clean() as machine:
+    die_in(standing_in, program, word, mode, stops, shared=False)
+
+
+@pytest.mark.parametrize(("program", "word", "mode"), _OF_INFRA)
+def test_dies_in_the_middle_of_what_is_done_for_an_infra_process(
+    standing_in: Stage, program: str, word: str, mode: str
+) -> None:
+    """The first such call in the life of a pod that shares its pid namespace; `delete` is the container's."""
+    die_in(standing_in, program, word, mode, True, shared=True)
+
+
+def die_in(stage: Stage, program: str, word: str, mode: str, stops: bool, shared: bool) -> None:
+    with stage.clean() as machine:
         if not (machine.base / "bin" / "runc").exists():
             programs = machine.stand_in("runc", "conmon", "skopeo")
             machine.write_config({"runtime": {"path": programs["runc"], "monitor": programs["conmon"]}})
         machine.faulty = False
         machine.restart()
         since = machine.records()[-1].seq
-        life = Life(machine, "middle", stops)
+        life = Life(machine, "middle", stops, shared=shared)
         plan = machine.plan(program, word, mode)
         life.live()
         assert not plan.exists(), "the program was not called so"

@@ -78,8 +78,10 @@ class Storm:
         for turn in itertools.count():
             if self.over.is_set():
                 return
-            life = Life(self.machine, f"c{number}-{turn}", turn % 2 == 1, Patient(self.machine), whole_times=False)
-            for step in (life.run, life.create, life.start, life.end, life.remove):
+            patient, stops = Patient(self.machine), turn % 3 > 0
+            life = Life(self.machine, f"c{number}-{turn}", stops, patient, shared=turn % 2 == 1)
+            ends = (life.abandon,) if turn % 3 == 2 else (life.end, life.remove)
+            for step in (life.run, life.create, life.start, *ends):
                 step()
             self.lives.append(life)
 

@@ -117,7 +117,8 @@ class Promises:
                 if held.state in LIVE:
                     yield f"{known} was stopped, its container {held.id} is {held.state}"
         for known in self.stopped & set(machine.tasks):
-            if machine.tasks[known].init_alive:
+            held = node.containers.get(known)
+            if machine.tasks[known].init_alive and not (held and held.evidence.source == "start-error"):
                 yield f"{known} was stopped, its process lives"
         for known in self.removed:
             if known in node.containers or known in node.sandboxes:

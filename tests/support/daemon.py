@@ -332,7 +332,7 @@ class Machine:
         end = time.monotonic() + seconds
         while (left := self.left()) != wanted and time.monotonic() < end:
             time.sleep(0.02)
-        assert left == wanted, f"left over: {left}, wanted {wanted}; the daemon said: {self._said()}"
+        assert left == wanted, f"{difference(left, wanted)}; the daemon said: {self._said()}"
 
     def _said(self) -> str:
         return self.daemon.said() if self.daemon else ""
@@ -366,6 +366,11 @@ class Machine:
         left = inventory([self.token])
         assert left == NOTHING and not self.base.exists(), f"cannot be swept away: {left}"
         return swept
+
+
+def difference(left: Inventory, wanted: Inventory) -> str:
+    fields = [(name, set(getattr(left, name)), set(getattr(wanted, name))) for name in left.__dataclass_fields__]
+    return "; ".join(f"{name}: too much {a - b}, missing {b - a}" for name, a, b in fields if a != b)
 
 
 def _frame(path: Path) -> bool:

@@ -321,7 +321,7 @@ class Call:
             self.task.cancel()
 
 
-def is_ours(error: BaseException) -> bool:
+def is_ours(error: object) -> bool:
     return isinstance(error, DaybookError)
 
 
@@ -413,7 +413,7 @@ class ServiceWorld:
                 raise Stuck(f"everybody waits for ever; last points: {list(self.reached)}")
             life.loop.passed = max(life.loop.passed, when)
             self.turn()
-        return task.result() if task.done() else None
+        return None if life.dead else task.result()
 
     # --- points ------------------------------------------------------------------------------------------------------
 
@@ -460,7 +460,7 @@ class ServiceWorld:
         self.log.broken = ""
         life = self.life = Life(self, VirtualLoop(self._passed))
         self.lives.append(life)
-        life.loop.set_exception_handler(lambda _, context: self.complaints.append(repr(context)))
+        life.loop.set_exception_handler(lambda _, context: self._complain(context))
         self.started += 1
         kept, recovery.READ_WHOLE_MAX = recovery.READ_WHOLE_MAX, 0 if self.checkpoints else recovery.READ_WHOLE_MAX
         try:
@@ -476,10 +476,17 @@ class ServiceWorld:
 
     async def _boot(self, life: Life, resume: bool) -> None:
         await life.daemon.prepare()
+        if life.daemon.node.snapshot() != self.folded().snapshot():
+            self.complaints.append("the daemon that starts knows something else than the log tells")
         if resume:
             await self.point("resume")
             life.daemon.resume()
             life.up = True
+
+    def _complain(self, context: dict[str, Any]) -> None:
+        """What nobody waits for any more may fail in a way that the daemon has told already."""
+        if not is_ours(context.get("exception")):
+            self.complaints.append(repr(context))
 
     def ports(self, life: Life) -> Ports:
         return Ports(
