@@ -87,12 +87,18 @@ class Dispatcher:
             await settled.left
 
     async def append_if(self, version: int, drafts: Sequence[Draft], lane: str, cause: Cause) -> bool:
-        """Appends what a reconcile found, unless the aggregate has moved on since it was observed."""
+        """Appends what a reconcile found, unless the aggregate has moved on since it was observed.
+
+        Cancelling ends the wait: what has become durable is folded.
+        """
+        return await asyncio.shield(asyncio.ensure_future(self._append_if(version, drafts, lane, cause)))
+
+    async def _append_if(self, version: int, drafts: Sequence[Draft], lane: str, cause: Cause) -> bool:
         async with self._lane(lane):
             key = drafts[0].key
             if self.node.versions.get(key, 0) != version:
                 return False
-            self.fold(await self._log.append(drafts, cause, self._clock.now(), urgent=True))
+            self.fold(await self._durable(drafts, cause, urgent=True))
             return True
 
     def fold(self, records: Sequence[Record]) -> None:
@@ -143,16 +149,23 @@ class Dispatcher:
         try:
             if secrets is not None:
                 self._secrets.write(name, secrets)
-            records = await self._log.append(drafts, cause, self._clock.now(), urgent=urgent)
+            records = await self._durable(drafts, cause, urgent)
         except BaseException:
             self.node.release(accepted)
-            if secrets is not None and key not in self.node.versions:
+            # After a commit with an unknown outcome the intent may be on record: its side file belongs to it.
+            if secrets is not None and key not in self.node.versions and not self._log.broken:
                 self._secrets.remove(name)
-            if self._log.broken:
-                self.broken.set()
             raise
         self.fold(records)
         self.node.settle(accepted)
+
+    async def _durable(self, drafts: Sequence[Draft], cause: Cause, urgent: bool) -> Sequence[Record]:
+        try:
+            return await self._log.append(drafts, cause, self._clock.now(), urgent=urgent)
+        except BaseException:
+            if self._log.broken:
+                self.broken.set()
+            raise
 
     # --- waiting -----------------------------------------------------------------------------------------------------
 

@@ -33,7 +33,10 @@ LIMIT_S: Mapping[type, float] = {
     f.RemoveImage:     120.0,
 }
 # fmt: on
-"""Seconds after which an effect is killed and the world looked at. A stop has its deadline, a pull its progress."""
+"""Seconds after which an effect is killed and the world looked at. A pull has its progress instead."""
+
+KILLED_WITHIN_S = 60.0
+"""How long after its deadline a stop is believed to be at work; then it is tried again."""
 
 PULL_TRIES = 2
 """A pull that finds the image whole may lose it to a removal that was under way: then it is pulled once more."""
@@ -91,8 +94,8 @@ class Handlers:
     async def _create_task(self, what: f.CreateTask, report: Report) -> None:
         container = self._node.containers[what.container_id]
         sandbox = self._node.sandboxes[container.sandbox_id]
-        secrets = self._secrets.read(container.id)
         try:
+            secrets = self._secrets.read(container.id)
             if not isinstance(secrets, ContainerSecrets):
                 raise errors.StorageFailed(f"cannot create container {container.id}: its private side file is missing")
             async with limit(what):
@@ -124,7 +127,11 @@ class Handlers:
 
     async def _stop_task(self, what: f.StopTask, report: Report) -> None:
         container = self._node.containers[what.container_id]
-        await self._tasks.stop(container, what.deadline, self._clock.sleep_until)
+        now, grace_s = self._clock.now(), 0.0
+        if what.deadline.boot_id == now.boot_id:
+            grace_s = max(0, what.deadline.boot_ns - now.boot_ns) / 1e9
+        async with _Limit(what, grace_s + KILLED_WITHIN_S):
+            await self._tasks.stop(container, what.deadline, self._clock.sleep_until)
         if container.id in self._node.containers:
             await self._report_exit(container, await self._tasks.wait_exit(container), report)
 
@@ -227,15 +234,15 @@ class Handlers:
 
 
 def limit(what: f.Effect) -> "_Limit":
-    return _Limit(what)
+    return _Limit(what, LIMIT_S[type(what)])
 
 
 class _Limit:
     """`async with`: cancels the effect after its limit, and says so as TimedOut."""
 
-    def __init__(self, what: f.Effect) -> None:
-        self._what = what
-        self._timeout = asyncio.timeout(LIMIT_S[type(what)])
+    def __init__(self, what: f.Effect, seconds: float) -> None:
+        self._what, self._seconds = what, seconds
+        self._timeout = asyncio.timeout(seconds)
 
     async def __aenter__(self) -> None:
         await self._timeout.__aenter__()
@@ -244,8 +251,7 @@ class _Limit:
         try:
             await self._timeout.__aexit__(kind, error, trace)
         except TimeoutError:
-            name = type(self._what).__name__
-            text = f"{name} did not end within {LIMIT_S[type(self._what)]:.0f} s and was killed"
+            text = f"{type(self._what).__name__} did not end within {self._seconds:.0f} s and was killed"
             raise errors.TimedOut(text) from None
 
 

@@ -220,17 +220,20 @@ class Runner:
             await self._handle(what, report)
 
     async def _run_watch(self, key: str, slot: _Slot, what: f.Watch) -> None:
+        failed = False
         try:
             await self._handle(what, lambda command: self._reported(key, slot.watch, command))
         except asyncio.CancelledError:
             if self._closed:
                 raise
         except Exception:
+            failed = True
             self._note_failure(key, what, "watch ended", exc_info=True)
-            await asyncio.sleep(BACKOFF_FIRST_S)
         finally:
             slot.watch = None
-        if not self._closed:
+        if failed:
+            asyncio.get_running_loop().call_later(BACKOFF_FIRST_S, self.kick, [key])
+        elif not self._closed:
             self._match(key)
 
     async def _reported(self, key: str, running: _Running | None, command: c.Command) -> None:
@@ -283,5 +286,5 @@ class Runner:
         deadline, command = owed.at
         if deadline.boot_id == self._clock.now().boot_id:
             await self._clock.sleep_until(deadline.boot_ns)
-        slot.timer = None
+        slot.timer, slot.timer_for = None, None
         self._follow(key, slot, command)

@@ -117,8 +117,7 @@ class Promises:
                 if held.state in LIVE:
                     yield f"{known} was stopped, its container {held.id} is {held.state}"
         for known in self.stopped & set(machine.tasks):
-            held = node.containers.get(known)
-            if machine.tasks[known].init_alive and not (held and held.evidence.source == "start-error"):
+            if machine.tasks[known].init_alive and machine.tasks[known].started:
                 yield f"{known} was stopped, its process lives"
         for known in self.removed:
             if known in node.containers or known in node.sandboxes:

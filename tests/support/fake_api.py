@@ -173,7 +173,7 @@ class FakeApi:
             case f.PullImage():
                 return [c.RecordPulled(effect.reference, self.pulled)]
             case f.RemoveImage():
-                return [c.RecordImageRemoved(effect.reference)]
+                return [c.RecordImageRemoved(effect.image_id)]
         return []
 
     def _subject(self, command: c.Command) -> str:

@@ -168,7 +168,7 @@ def test_lanes() -> None:
         c.RecordSandboxStopped(b.BOX),
     ):
         assert node.lane_of(command) == "pod/u"
-    for command in (c.PullImage(b.REF), c.RemoveImage(b.REF), c.RecordImageRemoved(b.REF)):
+    for command in (c.PullImage(b.REF), c.RemoveImage(b.REF), c.RecordImageRemoved(b.ID_A)):
         assert node.lane_of(command) == "images"
     assert node.lane_of(c.RecordNode(e.NodeStopped())) == "node"
     assert node.lane_of(c.StopContainer("x", 1)) == "unknown/"

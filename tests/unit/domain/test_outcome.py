@@ -111,9 +111,10 @@ def test_a_report_is_always_settled() -> None:
     assert outcome(b.with_container(S.RUNNING).node, c.RecordMonitorLost(b.CON), b.CON_KEY) == Done()
 
 
-def test_a_removal_waits_for_every_reference() -> None:
+def test_a_removal_is_done_when_every_reference_is_gone() -> None:
     book = b.with_image().put(e.image_key(b.REF_2), *b.IMAGE_PATH[I.PRESENT])
     book.ask(c.RemoveImage(b.ID_A))
-    book.ask(c.RecordImageRemoved(b.REF))
-    assert list(book.node.present()), "the image is still listed"
     assert told(book, c.RemoveImage(b.ID_A), e.image_key(b.REF)) == "open"
+    book.ask(c.RecordImageRemoved(b.ID_A))
+    assert not list(book.node.present()), "nothing is listed any more"
+    assert told(book, c.RemoveImage(b.ID_A), e.image_key(b.REF)) == "done"

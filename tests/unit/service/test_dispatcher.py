@@ -13,7 +13,7 @@ from domain.names import sandbox_name
 from domain.records import Cause, Draft, Evidence
 from service.dispatcher import LANE_WAITERS_MAX
 from tests.unit.domain import builders as b
-from tests.unit.service.desk import HELD_BACK, Desk, defect, turns, virtual
+from tests.unit.service.desk import HELD_BACK, Desk, turns, virtual
 
 READY = c.RecordSandboxReady(b.BOX, None)
 
@@ -222,7 +222,6 @@ async def test_a_broken_log_is_told() -> None:
     assert desk.dispatcher.broken.is_set()
 
 
-@defect("append_if does not look at log.broken: a log that breaks under a live reconcile is told to nobody")
 @virtual
 async def test_a_log_that_breaks_under_a_reconcile_is_told() -> None:
     desk = Desk().with_con()
@@ -233,7 +232,6 @@ async def test_a_log_that_breaks_under_a_reconcile_is_told() -> None:
     assert desk.dispatcher.broken.is_set()
 
 
-@defect("after an append whose outcome is unknown the side file is removed, though the intent may be on record")
 @virtual
 async def test_an_unknown_outcome_keeps_the_side_file() -> None:
     desk = Desk()

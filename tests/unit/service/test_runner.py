@@ -13,7 +13,7 @@ from domain.errors import Busy, RuntimeFailed, StorageFailed
 from domain.records import Evidence
 from service.runner import BACKOFF_MAX_S, TASK_EFFECTS_MAX, Report
 from tests.unit.domain import builders as b
-from tests.unit.service.desk import Desk, Stand, defect, turns, virtual
+from tests.unit.service.desk import Desk, Stand, turns, virtual
 
 CREATED = c.RecordCreated(b.CON, b.INIT, b.MONITOR, b.USER, b.RUNTIME)
 Handle = Callable[[Any, Report], Awaitable[None]]
@@ -247,7 +247,6 @@ async def test_a_deadline_of_another_boot_has_passed() -> None:
     assert stand.asked == [c.RemoveContainer(b.CON)]
 
 
-@defect("_match_timer: timer_for stays set after the command was refused, so it is never asked again: a name held for ever")
 @virtual
 async def test_giving_up_is_asked_again_where_it_was_refused() -> None:
     desk = interrupted(Desk(), 600)
@@ -292,7 +291,6 @@ async def test_a_watch_that_fails_is_set_again() -> None:
     assert len(failing.at) == 3 and stand.runner.failures == 2
 
 
-@defect("_run_watch: cancelled in the pause after a failure, it does not look what is due: nobody watches any more")
 @virtual
 async def test_a_watch_replaced_in_its_pause_is_set_again() -> None:
     desk = Desk().with_con()
