@@ -1,5 +1,7 @@
 """The house rules hold for the repository, and each of them sees what it is there to see."""
 
+import re
+
 import pytest
 
 from tools import tidy
@@ -138,3 +140,15 @@ def test_a_violation_is_where_an_editor_finds_it() -> None:
 
 def test_the_root_is_the_repository() -> None:
     assert (ROOT / "pyproject.toml").exists()
+
+
+NAMED = re.compile(r"`?((?:[\w.-]+/)+[\w-]+\.py): ?`?(\w+)")
+
+
+def test_readme_names_what_exists(tree: Tree) -> None:
+    """Promises and walks name their tests and functions; a name that moved is a promise that nothing enforces."""
+    readme = tree.files["README.md"]
+    named = NAMED.findall(readme)
+    gone = [f"{path}: {name}" for path, name in named if not re.search(rf"\b{name}\b", tree.files.get(path, ""))]
+    assert len(named) >= 20
+    assert gone == []
