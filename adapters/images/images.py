@@ -104,6 +104,7 @@ class SkopeoImages:
                 await self._threads.run("end a broken pull", CLEAN_S, strays.end_processes, one)
             if not self._active:
                 await self._clean_store()
+                await self._threads.run("forget layers", SHORT_S, self._marks.keep_only, self.store.index().layers)
             for one in left:
                 await self._threads.run("remove a broken pull", CLEAN_S, strays.remove_tree, one.directory)
             if self._clean_first:
@@ -282,11 +283,13 @@ class SkopeoImages:
     async def _delete(self, known: str, ledger: Ledger) -> None:
         index = self.store.index()
         if (entry := index.images.get(known)) is not None:
-            others = {layer.id for i, e in index.images.items() if i != known for layer in index.chain(e.layer) or ()}
-            chain = [layer.id for layer in index.chain(entry.layer) or () if layer.id not in others]
+            others = [e for i, e in index.images.items() if i != known and e.names and e.names != (STRAY_NAME,)]
+            shared = {layer.id for e in others for layer in index.chain(e.layer) or ()}
+            chain = [layer.id for layer in index.chain(entry.layer) or () if layer.id not in shared]
             await self._threads.run("forget layers", SHORT_S, self._marks.unmark, chain)
             self._entered.discard(known)
         said = await self._skopeo.delete(known, ledger)
+        await self._threads.run("forget layers", SHORT_S, self._marks.keep_only, self.store.index().layers)
         if known in self.store.index().images:
             raise StorageFailed(f"cannot remove image sha256:{known}: {said}")
 

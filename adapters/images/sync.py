@@ -86,6 +86,10 @@ class Marks:
                 raise StorageFailed(f"cannot note layers as not synced: {error.strerror}") from error
             self._known().discard(layer)
 
+    def keep_only(self, layers: Iterable[str]) -> None:
+        """Drops the marks of layers that are gone: a layer that comes again has the same id. Raises StorageFailed."""
+        self.unmark(self._known() - set(layers))
+
     def begin_boot(self) -> None:
         """What an earlier boot left without a mark is gone: from now on, unmarked layers are this boot's."""
         new = self._boot_file.with_suffix(".new")
