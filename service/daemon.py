@@ -131,9 +131,9 @@ class Daemon:
 
     def checkpoint(self) -> None:
         """Saves the folded node, unless something in it is quarantined: then every start shall read the whole log."""
-        if self.broken or self.node.quarantined:
+        seq = self._dispatcher.folded_to()
+        if seq is None or self.broken or self.node.quarantined:
             return
-        seq = self._ports.log.head().seq
         self._ports.log.save_checkpoint(seq, SCHEMA, self.node.snapshot())
         self._checkpointed = seq
 

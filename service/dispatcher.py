@@ -57,6 +57,8 @@ class Dispatcher:
         self._waiters: dict[str, list[tuple[c.Command, asyncio.Future[Outcome]]]] = {}
         self._leaving: dict[str, list[asyncio.Future[None]]] = {}
         self._listeners: list[Listener] = []
+        self._folded_to = log.head().seq
+        self._ahead: set[int] = set()
         self.broken = asyncio.Event()
         """Set when the log takes no more: what is on disk must be read again, by another process."""
 
@@ -104,12 +106,21 @@ class Dispatcher:
     def fold(self, records: Sequence[Record]) -> None:
         """Durable records become state; who waits for them or watches them is told, synchronously and in order."""
         for record in records:
+            self._ahead.add(record.seq)
             related = dict.fromkeys(self.node.related(record.key))
             self.node.apply(record.key, record.version, record.event)
             related.update(dict.fromkeys(self.node.related(record.key)))
             self._tell_waiters(record.key)
             for listener in self._listeners:
                 listener(record, tuple(related))
+        self.folded_to()
+
+    def folded_to(self) -> int | None:
+        """The sequence up to which every record, and none beyond, is folded; None while lanes overtake each other."""
+        while self._folded_to + 1 in self._ahead:
+            self._folded_to += 1
+            self._ahead.discard(self._folded_to)
+        return None if self._ahead else self._folded_to
 
     async def _step(
         self, command: c.Command, cause: Cause, secrets: ContainerSecrets | SandboxSecrets | None

@@ -26,6 +26,9 @@ from service.runner import Runner
 
 log = logging.getLogger("daybook.recovery")
 
+CLEAN_LIMIT_S = 120.0
+"""For each thing that is cleaned up; what hangs is given up until the next look."""
+
 SECOND_LOOK_NS = 5 * 10**9
 """Between the two observations that a grave verdict needs while the daemon is up."""
 
@@ -139,9 +142,9 @@ class Recovery:
         jobs = [self._remove_orphan(f.key) for f in findings if f.verdict is Verdict.ORPHAN and f.ours]
         if not self._pulling():
             jobs.append(self._images.clean())
-        for result in await asyncio.gather(*jobs, return_exceptions=True):
+        for result in await asyncio.gather(*map(_bounded, jobs), return_exceptions=True):
             if isinstance(result, Exception):
-                log.warning("clean-up failed, it will be tried again: %s", result)
+                log.warning("clean-up failed, it will be tried again: %s", str(result) or type(result).__name__)
 
     async def _remove_orphan(self, key: str) -> None:
         kind, name = e.split_key(key)
@@ -223,3 +226,8 @@ class Recovery:
             if finding.verdict is Verdict.CONTRADICTION:
                 self.alarms += 1
                 log.error("%s %s: %s", finding.row, finding.key, finding.text)
+
+
+async def _bounded(job: Awaitable[None]) -> None:
+    async with asyncio.timeout(CLEAN_LIMIT_S):
+        await job

@@ -4,7 +4,7 @@ It knows nothing of states or tables. It notes what was asked and what was answe
 which promise is broken. An id is *doomed* once anybody asked for its removal: from then on it may go at any time.
 """
 
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from typing import Any
 
 from domain import commands as c
@@ -86,14 +86,14 @@ class Promises:
 
     # --- held against what is there ----------------------------------------------------------------------------------
 
-    def broken(self, node: Node, machine: Any) -> Iterator[str]:
-        yield from self._lost(node)
+    def broken(self, node: Node, machine: Any, side_files: Container[str]) -> Iterator[str]:
+        yield from self._lost(node, side_files)
         yield from self._undead(node, machine)
         yield from self._images(node)
         yield from self._exits(node, machine)
         yield from self._stops(node)
 
-    def _lost(self, node: Node) -> Iterator[str]:
+    def _lost(self, node: Node, side_files: Container[str]) -> Iterator[str]:
         for known in self.created:
             if self._is_doomed(known):
                 continue
@@ -102,6 +102,8 @@ class Promises:
                 yield f"{known} was acknowledged and is lost"
             elif (box and sandboxes.view(box)) is None and (con and containers.view(con)) is None:
                 yield f"{known} was acknowledged and is not listed"
+            elif known not in side_files:
+                yield f"what {known} holds back from the log is lost"
         for known in self.started & set(node.containers):
             if not node.containers[known].started_at:
                 yield f"the start of {known} was acknowledged and is forgotten"

@@ -6,7 +6,8 @@ runs any more, no handler, no `finally`. Its tasks are kept as they stand until 
 Every place where the world answers a daemon is a *point* with a name: each step of the fakes (`create.mount`,
 `stop.kill`, `pull.step`, ...), `append.before` (not durable yet), `append.after` (durable, not answered), `look.before`
 and `look.after` (around a sweep), `secrets.write`, `secrets.remove`, `mark.write`, `resume` (between prepare and
-resume). `kill_at` kills at the n-th point from now; `machine.at` makes a point fail or hang; `pace` makes it slow.
+resume). `kill_at` kills at the n-th point from now; `machine.at` and `machine.trouble` make one fail or hang; `pace` is how slow
+they are.
 Nothing is random and nothing looks at a real clock.
 """
 
@@ -81,6 +82,7 @@ class Machine(World):
         self.told: dict[str, set[int]] = {}
         self.trace: list[tuple[str, str, int]] = []
         self.excused: Counter[str] = Counter()
+        self.trouble: Callable[[str], BaseException | Act | None] = lambda _: None
         self._signalling: list[str] = []
 
     @property
@@ -95,6 +97,8 @@ class Machine(World):
         if name == "stop.sent":
             self._signalling.append(subject.get())
         await self._service.point(name)
+        if (what := self.trouble(name)) is not None:
+            self.at(name, what)
         await super().step(name)
         if name == "stop.sent":
             self._signalling.remove(subject.get())
@@ -103,6 +107,9 @@ class Machine(World):
         """Whoever was cut off between a stop signal and its mark may send it once more."""
         self.excused.update(self._signalling)
         self._signalling.clear()
+
+    def complain(self, text: str) -> None:
+        self._service.complaints.append(text)
 
     def end(self, container_id: str, code: int, *, oom: bool = False) -> None:
         writes = self.tasks[container_id].init_alive and self.tasks[container_id].monitor_alive
@@ -133,6 +140,8 @@ class NamedTasks(FakeTasks):
         self, container: Container, deadline: Deadline, sleep_until: Callable[[int], Awaitable[None]]
     ) -> None:
         subject.set(container.id)
+        if container.stop is None or container.stop.deadline != deadline:
+            self.world.complain(f"{container.id} is stopped by {deadline}, on record is {container.stop}")  # type: ignore[attr-defined]
         try:
             await super().stop(container, deadline, sleep_until)
         except BaseException:
@@ -359,6 +368,7 @@ class ServiceWorld:
         self.complaints: list[str] = []
         self.calls: list[Call] = []
         self.started = 0
+        self.ends_where_broken = True
         self._strike: tuple[str, int] | None = None
         self._ids = 0
         self._requests = 0
@@ -414,6 +424,12 @@ class ServiceWorld:
             life.loop.passed = max(life.loop.passed, when)
             self.turn()
         return None if life.dead else task.result()
+
+    def spawn(self, work: Any) -> "asyncio.Task[Any]":
+        """Begins something on the daemon's loop. It is held, as a task that waits for ever would be collected."""
+        task = self._running.loop.create_task(work)
+        self._running.tasks.add(task)
+        return task
 
     # --- points ------------------------------------------------------------------------------------------------------
 
@@ -482,6 +498,14 @@ class ServiceWorld:
             await self.point("resume")
             life.daemon.resume()
             life.up = True
+            self.spawn(self._end_where_broken(life))
+
+    async def _end_where_broken(self, life: Life) -> None:
+        """What `main` does when the daemon says that its log takes no more."""
+        await life.daemon.until_broken()
+        if self.ends_where_broken:
+            self.kill()
+            await asyncio.get_running_loop().create_future()
 
     def _complain(self, context: dict[str, Any]) -> None:
         """What nobody waits for any more may fail in a way that the daemon has told already."""
@@ -518,7 +542,7 @@ class ServiceWorld:
         """SIGKILL, now."""
         life = self._running
         life.dead, life.up = True, False
-        life.tasks = life.loop.halt()
+        life.tasks |= life.loop.halt()
         self._passed = life.loop.passed
         self.life = None
         self._strike = None

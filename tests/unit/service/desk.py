@@ -1,11 +1,11 @@
 """What the unit tests of `service` share: a dispatcher at its desk, with a log in memory and time that passes at will."""
 
 import asyncio
+import functools
+import inspect
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
 from typing import Any
-
-import pytest
 
 from adapters.log.memory import MemoryLog
 from adapters.oci.fake import FakeSandboxes, FakeTasks, World
@@ -18,17 +18,12 @@ from domain.records import Cause, Draft, Record
 from service.dispatcher import Dispatcher
 from service.handlers import Handlers
 from service.runner import Runner
-from tests.support.service_world import Store
+from tests.support.service_world import Store, kind
 from tests.support.virtual import VirtualClock, run
 from tests.unit.domain import builders as b
 
 RPC = Cause("rpc", "Test")
 HELD_BACK = SandboxSecrets({"kept": "out of the log"})
-
-
-def defect(reason: str) -> Any:
-    """A known defect of `service`, shown by a test that must fail until it is mended."""
-    return pytest.mark.xfail(strict=True, reason=reason)
 
 
 class Files:
@@ -127,9 +122,7 @@ class Bench:
         self.tasks, self.sandboxes = FakeTasks(self.world), FakeSandboxes(self.world)
         self.images = PlainStore(self.world)
         self.reported: list[c.Command] = []
-        self.handlers = Handlers(
-            desk.node, desk.log, desk.clock, desk.files, self.tasks, self.sandboxes, self.images
-        )
+        self.handlers = Handlers(desk.node, desk.log, desk.clock, desk.files, self.tasks, self.sandboxes, self.images)
 
     async def do(self, what: f.Effect | f.Watch) -> list[c.Command]:
         """Runs one effect; what it reported is folded at once, as the dispatcher would do it."""
@@ -153,8 +146,6 @@ class PlainStore(Store):
         self._machine = machine
 
     async def _step(self) -> None:
-        from tests.support.service_world import kind
-
         await self._machine.step(f"{kind.get()}.step")
 
 
@@ -169,9 +160,6 @@ def virtual(main: Callable[..., Coroutine[Any, Any, None]]) -> Any:
 
     def test(**given: Any) -> None:
         run(main(**given))
-
-    import functools
-    import inspect
 
     functools.update_wrapper(test, main)
     del test.__wrapped__  # type: ignore[attr-defined]

@@ -4,7 +4,14 @@ from typing import Any
 
 from adapters.images.fake import fake_image
 from domain import commands as c
-from domain.config import ContainerConfig, ContainerSecrets, NamespaceMode, NamespaceOptions, SandboxConfig, SandboxSecrets
+from domain.config import (
+    ContainerConfig,
+    ContainerSecrets,
+    NamespaceMode,
+    NamespaceOptions,
+    SandboxConfig,
+    SandboxSecrets,
+)
 from domain.container import Container
 from domain.sandbox import Sandbox
 from service.daemon import Daemon, Timing

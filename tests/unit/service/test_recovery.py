@@ -1,15 +1,18 @@
 """From the log to an open door, and the second look: one append at the start, guards while the daemon is up."""
 
+from typing import Any
+
 import pytest
 
 from adapters.oci.fake import Act, FakePod, FakeTask
 from domain import commands as c
 from domain import events as e
 from domain.config import ContainerSecrets
+from domain.errors import StorageFailed
 from domain.observations import Mark
 from service import recovery
+from service.daemon import Timing
 from service.recovery import replay
-from tests.support.service_world import Call
 from tests.unit.service.pod import IMAGE, OTHER, REF, Pod
 
 
@@ -112,17 +115,11 @@ def test_a_clean_up_that_fails_is_tried_again(pod: Pod) -> None:
     pod.with_box()
     pod.world.kill()
     pod.world.machine.tasks["ours"] = FakeTask(Mark(pod.world.log.log_id, 1))
-    pod.world.machine.at("remove.files", e_storage())
+    pod.world.machine.at("remove.files", StorageFailed("busy"))
     pod.world.start()
     pod.world.let_pass(1)
     assert "ours" in pod.world.machine.tasks
     assert pod.reconcile() == 0 and "ours" not in pod.world.machine.tasks
-
-
-def e_storage() -> Exception:
-    from domain.errors import StorageFailed
-
-    return StorageFailed("busy")
 
 
 # --- while the daemon is up ------------------------------------------------------------------------------------------
@@ -134,15 +131,13 @@ def test_a_reconcile_in_peace_says_nothing(pod: Pod) -> None:
     assert pod.reconcile() == 0 and pod.world.log.head() == head
 
 
-def in_reconcile(pod: Pod) -> Call:
+def in_reconcile(pod: Pod) -> Any:
     """A reconcile that has looked and not judged yet; it goes on when the loop is driven."""
     pod.world.pace = lambda: 1.0
-    life = pod.world.life
-    assert life is not None
-    task = life.loop.create_task(life.daemon._recovery.reconcile())
+    task = pod.world.spawn(pod.daemon._recovery.reconcile())
     pod.world.let_pass(1.5)
     pod.world.pace = lambda: 0.0
-    return Call(None, life, task)  # type: ignore[arg-type]
+    return task
 
 
 def test_an_aggregate_that_moved_on_is_not_judged(pod: Pod) -> None:
@@ -152,7 +147,7 @@ def test_an_aggregate_that_moved_on_is_not_judged(pod: Pod) -> None:
     looking = in_reconcile(pod)
     pod.world.ask(c.RemoveImage(REF))
     pod.world.let_pass(60)
-    assert looking.done and "image.lost" not in pod.world.history()
+    assert looking.done() and "image.lost" not in pod.world.history()
 
 
 def test_an_image_that_is_lost_is_told(pod: Pod) -> None:
@@ -200,9 +195,7 @@ def test_a_grave_verdict_needs_two_looks_five_seconds_apart(pod: Pod) -> None:
 def test_what_is_over_at_the_second_look_was_nothing(pod: Pod) -> None:
     pod.with_box().with_con()
     contradict(pod)
-    life = pod.world.life
-    assert life is not None
-    task = life.loop.create_task(life.daemon._recovery.reconcile())
+    task = pod.world.spawn(pod.daemon._recovery.reconcile())
     pod.world.let_pass(2)
     pod.world.machine.tasks[pod.con].started = False
     pod.world.let_pass(60)
@@ -213,9 +206,7 @@ def test_what_is_over_at_the_second_look_was_nothing(pod: Pod) -> None:
 def test_what_moved_on_before_the_second_look_is_left(pod: Pod) -> None:
     pod.with_box().with_con()
     contradict(pod)
-    life = pod.world.life
-    assert life is not None
-    task = life.loop.create_task(life.daemon._recovery.reconcile())
+    task = pod.world.spawn(pod.daemon._recovery.reconcile())
     pod.world.let_pass(2)
     pod.world.ask(c.StopContainer(pod.con, 0))
     pod.world.let_pass(60)
@@ -234,9 +225,7 @@ def test_an_orphan_image_that_a_client_pulls_meanwhile_stays(pod: Pod) -> None:
     pod.with_box().with_con()
     contradict(pod)
     pod.world.images._stored[OTHER.image_id] = pod.world.images._offers["q.io/b:1"]
-    life = pod.world.life
-    assert life is not None
-    life.loop.create_task(life.daemon._recovery.reconcile())
+    pod.world.spawn(pod.daemon._recovery.reconcile())
     pod.world.let_pass(2)
     assert pod.world.ask(c.PullImage("q.io/b:1")) == OTHER.image_id
     pod.world.let_pass(60)
@@ -246,11 +235,34 @@ def test_an_orphan_image_that_a_client_pulls_meanwhile_stays(pod: Pod) -> None:
 def test_a_reconcile_cut_off_by_the_stop_leaves_the_node_as_the_log(pod: Pod) -> None:
     pod.with_box()
     pod.world.images.damage(IMAGE.image_id)
-    life = pod.world.life
-    assert life is not None
-    life.daemon._routines.append(life.loop.create_task(life.daemon._recovery.reconcile()))  # type: ignore[arg-type]
+    daemon = pod.daemon
+    daemon._routines.append(pod.world.spawn(daemon._recovery.reconcile()))
     pod.world.pace = lambda: 1.0
     pod.world.let_pass(3.5)
     assert pod.world.history()[-1] == "image.lost", "durable, not answered yet"
-    pod.world.run(life.daemon.stop())
-    assert life.daemon.node.snapshot() == pod.world.folded().snapshot()
+    pod.world.run(daemon.stop())
+    assert daemon.node.snapshot() == pod.world.folded().snapshot()
+
+
+def test_an_orphan_image_whose_removal_hangs_does_not_hold_up_pulls_for_ever(pod: Pod) -> None:
+    pod.with_box()
+    pod.world.images._stored[OTHER.image_id] = pod.world.images._offers["q.io/b:1"]
+    pod.world.machine.at("remove_image.step", Act.HANG)
+    pod.world.spawn(pod.daemon._recovery.reconcile())
+    pod.world.let_pass(1)
+    call = pod.world.call(c.PullImage(REF))
+    pod.world.let_pass(600)
+    assert call.answered
+
+
+@pytest.mark.parametrize("step", ["clean.step", "remove.kill"])
+def test_a_clean_up_that_hangs_does_not_end_the_looking(pod: Pod, step: str) -> None:
+    pod.world.timing = Timing(reconcile_s=30.0)
+    pod.with_box()
+    pod.world.let_pass(10)
+    pod.world.machine.tasks["ours"] = FakeTask(Mark(pod.world.log.log_id, 1))
+    pod.world.machine.at(step, Act.HANG)
+    pod.world.let_pass(30)
+    pod.world.images.damage(IMAGE.image_id)
+    pod.world.let_pass(600)
+    assert "image.lost" in pod.world.history() and "ours" not in pod.world.machine.tasks

@@ -1,0 +1,98 @@
+"""The configuration: every key by name and type, every default printed and read back."""
+
+import dataclasses
+import tomllib
+import typing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from domain.errors import InvalidRequest
+from service.config import CHOICES, Config, commented, load, parse
+
+KEYS = [
+    (table.name, entry)
+    for table in dataclasses.fields(Config)
+    for entry in dataclasses.fields(typing.get_type_hints(Config)[table.name])
+]
+
+
+def test_nothing_given_is_the_default() -> None:
+    assert parse("") == Config() == parse("[daemon]\n")
+
+
+def test_the_defaults_printed_are_the_defaults_read() -> None:
+    assert parse(commented(Config())) == Config()
+
+
+@pytest.mark.parametrize(("table", "entry"), KEYS, ids=lambda given: getattr(given, "name", given))
+def test_every_key_is_taken_printed_and_explained(table: str, entry: Any) -> None:
+    default = getattr(getattr(Config(), table), entry.name)
+    other: Any = {str: '"other"', int: "7", list: '["a", "b"]'}[type(default)]
+    if f"{table}.{entry.name}" in CHOICES:
+        other = f'"{CHOICES[f"{table}.{entry.name}"][-1]}"'
+    given = parse(f"[{table}]\n{entry.name} = {other}\n")
+    assert getattr(getattr(given, table), entry.name) == tomllib.loads(f"x = {other}")["x"] != default
+    assert parse(commented(given)) == given
+    text = commented(Config())
+    assert f"# {entry.metadata['meaning']}\n{entry.name} = " in text
+
+
+@pytest.mark.parametrize(("table", "entry"), KEYS, ids=lambda given: getattr(given, "name", given))
+@pytest.mark.parametrize("value", ["true", "1.5", "{}", "[1]"])
+def test_an_ill_typed_key_is_refused_by_name(table: str, entry: Any, value: str) -> None:
+    with pytest.raises(InvalidRequest, match=rf"{table}\.{entry.name} must be a (number|string|list of strings), not"):
+        parse(f"[{table}]\n{entry.name} = {value}\n")
+
+
+def test_an_ill_typed_number_and_string_are_told_apart() -> None:
+    with pytest.raises(InvalidRequest, match=r"daemon.reconcile_s must be a number, not '30'"):
+        parse('[daemon]\nreconcile_s = "30"\n')
+    with pytest.raises(InvalidRequest, match=r"runtime.path must be a string, not 3"):
+        parse("[runtime]\npath = 3\n")
+    with pytest.raises(InvalidRequest, match=r"log.map_gib must not be negative"):
+        parse("[log]\nmap_gib = -1\n")
+
+
+@pytest.mark.parametrize("name", CHOICES)
+def test_a_choice_is_one_of_those_named(name: str) -> None:
+    table, entry = name.split(".")
+    with pytest.raises(InvalidRequest, match=f"{name} must be one of {', '.join(CHOICES[name])}, not 'none'"):
+        parse(f'[{table}]\n{entry} = "none"\n')
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("[deamon]\n", "unknown key deamon; known are the tables daemon, images, log, paths, runtime, sockets"),
+        ("[daemon]\nreconcile = 3\n", "unknown key daemon.reconcile; known are log_level, reconcile_s, stop_wait_s"),
+        ("daemon = 3\n", r"daemon must be a table, written \[daemon\]"),
+        ("daemon", "it is not TOML"),
+    ],
+)
+def test_what_is_not_known_is_refused_by_name(text: str, told: str) -> None:
+    with pytest.raises(InvalidRequest, match=told):
+        parse(text)
+
+
+def test_a_file_is_named_in_the_complaint(tmp_path: Path) -> None:
+    path = tmp_path / "config.toml"
+    assert load(path, required=False) == Config()
+    with pytest.raises(InvalidRequest, match=f"cannot read configuration {path}: there is no such file"):
+        load(path, required=True)
+    path.write_text("[daemon]\nreconcile_s = 5\n")
+    assert load(path, required=True).daemon.reconcile_s == 5
+    path.write_text("[x]")
+    with pytest.raises(InvalidRequest, match=f"cannot use configuration {path}: unknown key x"):
+        load(path, required=True)
+    path.write_bytes(b"\xff\xfe")
+    with pytest.raises(InvalidRequest, match=f"cannot read configuration {path}"):
+        load(path, required=True)
+    with pytest.raises(InvalidRequest, match=r"cannot read configuration"):
+        load(tmp_path, required=True)
+
+
+def test_the_shared_lists_of_the_default_are_not_shared() -> None:
+    first, second = Config(), parse("")
+    assert first.images.insecure_registries is not second.images.insecure_registries
