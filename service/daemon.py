@@ -61,7 +61,14 @@ class Daemon:
         handlers = Handlers(
             self.node, ports.log, ports.clock, ports.secrets, ports.tasks, ports.sandboxes, ports.images
         )
-        self.runner = Runner(self.node, ports.clock, handlers.handle, self._dispatcher.submit, self._dispatcher.record)
+        self.runner = Runner(
+            self.node,
+            ports.clock,
+            handlers.handle,
+            self._dispatcher.submit,
+            self._dispatcher.record,
+            lambda: ports.log.broken,
+        )
         self._observer = Observer(ports.clock, ports.tasks, ports.sandboxes, ports.images, ports.offload)
         self._recovery = Recovery(
             self._dispatcher,

@@ -57,7 +57,10 @@ class _Slot:
 
 
 class Runner:
-    """`submit` takes a follow-up command, `report` an effect's outcome; both come from the dispatcher."""
+    """`submit` takes a follow-up command, `report` an effect's outcome; both come from the dispatcher.
+
+    While `halted` is true nothing begins: the log broke, and only another process can tell what is on record.
+    """
 
     def __init__(
         self,
@@ -66,12 +69,14 @@ class Runner:
         handle: Handler,
         submit: Callable[[c.Command, Cause], Awaitable[object]],
         report: Callable[[c.Command, Cause], Awaitable[None]],
+        halted: Callable[[], object] = lambda: False,
     ) -> None:
         self._node = node
         self._clock = clock
         self._handle = handle
         self._submit = submit
         self._report = report
+        self._halted = halted
         self._slots: dict[str, _Slot] = {}
         self._seq: dict[str, int] = {}
         self._closed = False
@@ -129,6 +134,8 @@ class Runner:
     # --- matching ----------------------------------------------------------------------------------------------------
 
     def _match(self, key: str) -> None:
+        if self._halted():
+            return
         owed = due(self._node, key)
         slot = self._slots.setdefault(key, _Slot())
         self._match_effect(key, slot, owed.effect)

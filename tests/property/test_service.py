@@ -62,8 +62,6 @@ PEACE_S = 1500.0
 """Longer than any limit, grace, back-off and the time an interrupted create keeps its name, together."""
 ACCEPTED_S = 200.0
 
-TAMED: set[str] = {"clean"}
-"""Known defects that are not mended yet; the test of each is named where it matters."""
 
 HELD_BACK, ARGUMENTS = SandboxSecrets({"held": "back"}), ContainerSecrets(args=("x",))
 PACES = ((), (0.0, 0.0, 0.003, 0.02, 0.3), (0.0, 0.1, 1.0, 4.0))
@@ -316,19 +314,13 @@ class ServiceMachine(RuleBasedStateMachine):
 
         def trouble(step: str) -> BaseException | Act | None:
             left[0] -= 1
-            return None if left[0] else self.trouble_at(step, hang)
+            return None if left[0] else trouble_at(step, hang)
 
         self.world.machine.trouble = trouble
 
     @rule(step=st.sampled_from(STEPS), hang=st.booleans())
     def a_step_goes_wrong(self, step: str, hang: bool) -> None:
-        self.world.machine.at(step, self.trouble_at(step, hang))
-
-    def trouble_at(self, step: str, hang: bool) -> Act | DaybookError:
-        if "clean" in TAMED:
-            # test_recovery.test_a_clean_up_that_hangs_does_not_end_the_looking
-            hang = hang and step not in ("clean.step", "remove_image.step", "remove.kill")
-        return Act.HANG if hang else error_at(step)
+        self.world.machine.at(step, trouble_at(step, hang))
 
     @rule(what=st.sampled_from(("full", "full", "broken", "unknown")), room=st.integers(0, 6))
     def the_log_goes_wrong(self, what: str, room: int) -> None:
@@ -520,6 +512,10 @@ def pick(known: Iterable[str], which: int) -> str | None:
     """One of them, the newest first."""
     found = list(known)
     return found[-1 - which % len(found)] if found else None
+
+
+def trouble_at(step: str, hang: bool) -> Act | DaybookError:
+    return Act.HANG if hang else error_at(step)
 
 
 def error_at(step: str) -> DaybookError:

@@ -103,10 +103,11 @@ class Machine(World):
         if name == "stop.sent":
             self._signalling.remove(subject.get())
 
-    def excuse(self) -> None:
-        """Whoever was cut off between a stop signal and its mark may send it once more."""
-        self.excused.update(self._signalling)
-        self._signalling.clear()
+    def excuse(self, whom: str = "") -> None:
+        """Who (or everybody) was cut off between a stop signal and its mark may send it once more."""
+        cut_off = [who for who in self._signalling if whom in ("", who)]
+        self.excused.update(cut_off)
+        self._signalling = [who for who in self._signalling if who not in cut_off]
 
     def complain(self, text: str) -> None:
         self._service.complaints.append(text)
@@ -145,7 +146,7 @@ class NamedTasks(FakeTasks):
         try:
             await super().stop(container, deadline, sleep_until)
         except BaseException:
-            self.world.excuse()  # type: ignore[attr-defined]
+            self.world.excuse(container.id)  # type: ignore[attr-defined]
             raise
 
     async def tidy(self, container: Container) -> None:

@@ -199,7 +199,6 @@ def test_a_broken_log_ends_the_daemon(pod: Pod) -> None:
     assert told.result() == "input/output error" and isinstance(call.error, NotReady)
 
 
-@defect("the runner goes on after the log broke: a create whose record may be durable is undone and made anew")
 def test_nothing_begins_after_the_log_broke(pod: Pod) -> None:
     """The process ends soon, but until then the world must stay as the record of unknown outcome tells it."""
     pod.with_box()
