@@ -93,14 +93,15 @@ class ServiceMachine(RuleBasedStateMachine):
         for reference, image in IMAGES.items():
             self.world.images.offer(reference, image)
 
-    @initialize(checkpoints=st.booleans(), pods=st.integers(0, 3), steps=st.integers(1, 4), pace=SEEDS)
-    def begin(self, checkpoints: bool, pods: int, steps: int, pace: int) -> None:
+    @initialize(checkpoints=st.booleans(), pods=st.integers(0, 3), steps=st.integers(1, 4), pace=SEEDS, luck=SEEDS)
+    def begin(self, checkpoints: bool, pods: int, steps: int, pace: int, luck: int) -> None:
         """Most histories begin with something that runs."""
         self.world.checkpoints = checkpoints
         self.world.start()
         for pod in range(pods):
             self.kubelet(pod, True, steps, 0, hurry=False)
         self.pace(pace)
+        self.bad_luck(luck)
 
     # --- clients -----------------------------------------------------------------------------------------------------
 
@@ -307,6 +308,17 @@ class ServiceMachine(RuleBasedStateMachine):
 
     # --- what goes wrong ---------------------------------------------------------------------------------------------
 
+    @rule(seed=SEEDS)
+    def bad_luck(self, seed: int) -> None:
+        """From here on any step may go wrong, every tenth or so; or none."""
+        dice = random.Random(seed)
+
+        def trouble(step: str) -> BaseException | Act | None:
+            throw = dice.random()
+            return trouble_at(step, hang=throw < 0.02) if throw < 0.12 else None
+
+        self.world.machine.trouble = trouble if seed % 2 else lambda _: None
+
     @rule(count=few, hang=st.booleans())
     def a_step_goes_wrong_soon(self, count: int, hang: bool) -> None:
         """Whichever step it is."""
@@ -457,6 +469,8 @@ class ServiceMachine(RuleBasedStateMachine):
         busy = [k.id for k in node.containers.values() if k.state in ("STARTING", "STOPPING", "REMOVING")]
         busy += [s.id for s in node.sandboxes.values() if s.state in ("STOPPING", "REMOVING")]
         busy += [i.reference for i in node.images.values() if i.state in ("PULLING", "REMOVING")]
+        held = {*node._sandbox_names.values(), *node._container_names.values()} - {*node.sandboxes, *node.containers}
+        assert not held and not node._claims, f"names are held for what is not on record: {held} {node._claims}"
         assert not busy, f"not at their end after {PEACE_S} s of peace: {busy}"
         assert self.world.daemon.health().info["alarms"] == 0, "the world contradicts the log"
 
@@ -536,7 +550,7 @@ async def quietly(work: Any) -> None:
 
 LONG = os.environ.get("DAYBOOK_PROPERTY") == "long"
 ServiceMachine.TestCase.settings = settings(
-    max_examples=int(os.environ.get("DAYBOOK_EXAMPLES", "3000" if LONG else "150")),
+    max_examples=int(os.environ.get("DAYBOOK_EXAMPLES", "5000" if LONG else "500")),
     stateful_step_count=100 if LONG else 40,
     deadline=None,
     derandomize=os.environ.get("CI") == "true",

@@ -35,6 +35,7 @@ from domain.image import PulledImage
 from domain.node import AGGREGATES, Node
 from domain.observations import Mark
 from domain.records import Cause, Draft, Head, Now, Record, Unreadable
+from domain.sandbox import Sandbox
 from service import recovery
 from service.daemon import Daemon, Ports, Timing
 from tests.support.virtual import Stuck, VirtualClock, VirtualLoop
@@ -109,6 +110,9 @@ class Machine(World):
         self.excused.update(cut_off)
         self._signalling = [who for who in self._signalling if who not in cut_off]
 
+    def news(self) -> float:
+        return self._service.pace()
+
     def complain(self, text: str) -> None:
         self._service.complaints.append(text)
 
@@ -157,6 +161,12 @@ class NamedTasks(FakeTasks):
         subject.set(container_id)
         await super().remove(container_id)
 
+    async def wait_exit(self, container: Container) -> Any:
+        """The news of an end takes its time, as everything does: a sweep may see it before."""
+        ended = await super().wait_exit(container)
+        await asyncio.sleep(self.world.news())  # type: ignore[attr-defined]
+        return ended
+
 
 class NamedSandboxes(FakeSandboxes):
     """The fake, saying which sandbox an effect is about."""
@@ -168,6 +178,10 @@ class NamedSandboxes(FakeSandboxes):
     async def tear_down(self, sandbox_id: str) -> None:
         subject.set(sandbox_id)
         await super().tear_down(sandbox_id)
+
+    async def wait_infra(self, sandbox: Sandbox) -> None:
+        await super().wait_infra(sandbox)
+        await asyncio.sleep(self.world.news())  # type: ignore[attr-defined]
 
 
 class Store(FakeImages):
