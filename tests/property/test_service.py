@@ -35,6 +35,7 @@ from domain.errors import DaybookError, RegistryUnavailable, RuntimeFailed, Stor
 from domain.fold import fold
 from domain.invariants import violations
 from domain.observations import World as Seen
+from domain.records import Record
 from domain.recovery import LogFacts, reconcile
 from service.daemon import Timing
 from tests.property.service_model import Promises, unlisted_names
@@ -58,6 +59,8 @@ POD_STEPS = (
 IMAGE_STEPS = ("pull.step", "remove_image.step", "clean.step")
 STEPS = TASK_STEPS + POD_STEPS + IMAGE_STEPS
 WHERE = ("", "append", "append.before", "append.after", "look", "secrets", "mark", "resume", *STEPS)
+IN_FLIGHT = {"@D", "@F", "@G", "@IB", "@IC", "@SF"}
+"""Rows about an effect that a dead daemon left: while one is up, that effect is its own."""
 PEACE_S = 1500.0
 """Longer than any limit, grace, back-off and the time an interrupted create keeps its name, together."""
 ACCEPTED_S = 200.0
@@ -76,7 +79,7 @@ OPS = st.sampled_from((
     "run", "create", "create", "start", "start", "stop", "remove", "stop_pod", "remove_pod", "pull", "remove_image",
     "again", "again", "leave",
 ))
-EVENTS = ("container_ends", "container_ends", "monitor_dies", "infra_dies", "wall_clock_jumps", "image_is_damaged")
+EVENTS = ("container_ends", "everything_ends", "monitor_dies", "infra_dies", "wall_clock_jumps", "image_is_damaged")
 # fmt: on
 
 
@@ -286,6 +289,13 @@ class ServiceMachine(RuleBasedStateMachine):
         if known is not None:
             self.world.machine.end(known, (0, 1, 137, 137)[more % 4], oom=more % 4 == 3)
 
+    def everything_ends(self, which: int, more: int) -> None:
+        """News of each comes in its own time."""
+        for known in list(self.world.machine.tasks):
+            self.world.machine.end(known, more % 3)
+        for known in list(self.world.machine.pods):
+            self.world.machine.kill_infra(known)
+
     def monitor_dies(self, which: int, more: int) -> None:
         known = pick(self.world.machine.tasks, which)
         if known is not None:
@@ -473,6 +483,8 @@ class ServiceMachine(RuleBasedStateMachine):
         assert not held and not node._claims, f"names are held for what is not on record: {held} {node._claims}"
         assert not busy, f"not at their end after {PEACE_S} s of peace: {busy}"
         assert self.world.daemon.health().info["alarms"] == 0, "the world contradicts the log"
+        live = {r.cause.what for r in self.world.log.read() if isinstance(r, Record) and r.cause.kind == "reconcile"}
+        assert not live & IN_FLIGHT, f"a reconcile judged what was in flight: {live & IN_FLIGHT}"
 
     def nothing_to_say(self) -> None:
         before = self.world.log.head()

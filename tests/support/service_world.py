@@ -111,7 +111,7 @@ class Machine(World):
         self._signalling = [who for who in self._signalling if who not in cut_off]
 
     def news(self) -> float:
-        return self._service.pace()
+        return self._service.pace() + self._service.pace()
 
     def complain(self, text: str) -> None:
         self._service.complaints.append(text)
