@@ -38,7 +38,8 @@ class SideFiles:
             (self._directory / name).unlink()
 
     def names(self) -> Sequence[str]:
-        return [entry.name for entry in self._directory.iterdir() if not entry.name.startswith(".")]
+        """Every file, also one that a death left half-written: it holds the same values and must go as well."""
+        return [entry.name for entry in self._directory.iterdir()]
 
 
 def _packed(secrets: ContainerSecrets | SandboxSecrets) -> dict[str, object]:

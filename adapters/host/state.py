@@ -82,8 +82,11 @@ class Lock:
 
 
 def write_atomically(path: Path, content: bytes, mode: int = 0o600, sync: bool = True) -> None:
-    """The file has the old content or the new one, also after a power cut where `sync` is set."""
-    part = path.with_name(f".{path.name}.{os.getpid()}")
+    """The file has the old content or the new one, also after a power cut where `sync` is set.
+
+    A death in between leaves `.NAME.new`, at most one per file: whoever holds the lock is the only one to write.
+    """
+    part = path.with_name(f".{path.name}.new")
     fd = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, mode)
     try:
         with os.fdopen(fd, "wb") as file:

@@ -9,6 +9,7 @@ import contextlib
 import hashlib
 import json
 import os
+from collections.abc import Container
 from pathlib import Path
 
 from adapters.images.reference import is_digest
@@ -48,6 +49,13 @@ class Book:
         for reference, (known, _) in self.entries().items():
             if known == image_id:
                 self.forget(reference)
+
+    def keep_only(self, images: Container[str]) -> None:
+        """Drops what is no entry, or one of another image: what a death left half-written or never put on record."""
+        whole = {self._path(reference) for reference, (image_id, _) in self.entries().items() if image_id in images}
+        for path in self._directory.iterdir() if self._directory.is_dir() else ():
+            if path not in whole:
+                path.unlink(missing_ok=True)
 
     def _path(self, reference: str) -> Path:
         return self._directory / (hashlib.sha256(reference.encode()).hexdigest() + ".json")

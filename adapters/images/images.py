@@ -104,7 +104,7 @@ class SkopeoImages:
                 await self._threads.run("end a broken pull", CLEAN_S, strays.end_processes, one)
             if not self._active:
                 await self._clean_store()
-                await self._threads.run("forget layers", SHORT_S, self._marks.keep_only, self.store.index().layers)
+                await self._threads.run("forget what is gone", SHORT_S, self._forget, self.store.index())
             for one in left:
                 await self._threads.run("remove a broken pull", CLEAN_S, strays.remove_tree, one.directory)
             if self._clean_first:
@@ -349,6 +349,14 @@ class SkopeoImages:
                 chain = self.store.index().chain(orphans[0].id) or ()
                 await self._delete(await self._skopeo.adopt(chain[::-1], ledger), ledger)
         await self._clear(self.store.index())
+
+    def _forget(self, index: Index) -> None:
+        """Marks and notes about what the store no longer has."""
+        try:
+            self._marks.keep_only(index.layers)
+            self._book.keep_only({f"sha256:{known}" for known in index.images})
+        except OSError as error:
+            raise StorageFailed(f"cannot forget what the image store lost: {error.strerror}") from error
 
     async def _clear(self, index: Index) -> None:
         """Incomplete layers (a deletion removes them), trial directories, mounts."""

@@ -36,3 +36,24 @@ def test_damage_is_told_as_such(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "c").write_bytes(content)
     with pytest.raises(StorageFailed, match="private side file of c"):
         files.read("c")
+
+
+def test_what_a_death_left_half_written_is_named_and_can_be_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Death(BaseException):
+        pass
+
+    def die(*_: object) -> None:
+        raise Death
+
+    files = SideFiles(tmp_path)
+    files.write("c", CONTAINER)
+    for _ in range(2):
+        with monkeypatch.context() as dying, pytest.raises(Death):
+            dying.setattr(Path, "replace", die)
+            files.write("c", CONTAINER)
+    left = [name for name in files.names() if name != "c"]
+    assert len(left) == 1, "every death leaves another file"
+    files.remove(left[0])
+    assert list(files.names()) == ["c"] and [path.name for path in tmp_path.iterdir()] == ["c"]

@@ -34,3 +34,13 @@ def test_what_is_torn_or_foreign_is_left_out(tmp_path: Path) -> None:
     assert list(book.entries()) == ["q.io/x:1"]
     book.note("q.io/x:1", "../../x", B)
     assert book.entries() == {}
+
+
+def test_keeps_only_whole_notes_about_images_that_are_there(tmp_path: Path) -> None:
+    book = Book(tmp_path / "names")
+    book.keep_only(())
+    book.note("q.io/x:1", A, B)
+    book.note("q.io/y:1", B, A)
+    (tmp_path / "names" / "half.new").write_text("{")
+    book.keep_only({A})
+    assert [*book.entries()] == ["q.io/x:1"] and len([*(tmp_path / "names").iterdir()]) == 1
