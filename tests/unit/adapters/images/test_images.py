@@ -32,3 +32,11 @@ def test_an_empty_store_can_be_looked_at_and_cleaned_of_nothing(tmp_path: Path) 
     assert asyncio.run(images.usage()).bytes == 0
     asyncio.run(images.remove(D))
     assert not images.present(D)
+
+
+def test_clean_drops_what_was_noted_and_never_got_there(tmp_path: Path) -> None:
+    images = SkopeoImages(tmp_path / "i", tmp_path / "r", tmp_path / "p", "boot")
+    images._book.note("q.io/x:1", D, E)
+    (tmp_path / "p" / "names" / "half.new").write_text("{")
+    asyncio.run(images.clean())
+    assert not [*(tmp_path / "p" / "names").iterdir()]
