@@ -117,9 +117,6 @@ def seeded() -> Iterator[random.Random]:
     yield random.Random(seed)
 
 
-@pytest.mark.xfail(
-    strict=False, reason="open defect: about 2 of 10 storms fail, once with something left; cause unknown"
-)
 def test_kills_at_random(capsys: pytest.CaptureFixture[str]) -> None:
     config = {"daemon": {"reconcile_s": 1}}
     with seeded() as chance, machine(config=config) as m:
