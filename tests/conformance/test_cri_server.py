@@ -276,7 +276,7 @@ def test_status(ask: Client, running: Served) -> None:
     assert [(x.type, x.status) for x in status.status.conditions] == [("RuntimeReady", True), ("NetworkReady", True)]
     assert [h.name for h in status.runtime_handlers] == ["", "crun"]
     assert not any(h.features.user_namespaces for h in status.runtime_handlers)
-    assert status.features == pb.RuntimeFeatures(supplemental_groups_policy=True)
+    assert status.features == pb.RuntimeFeatures(supplemental_groups_policy=True, mount_options=True)
     assert not status.info
     running.api.shown.network = FakeCondition(False, "NoConfig", "no CNI configuration in /etc/cni/net.d")
     status = ask("Status", verbose=True)
