@@ -13,6 +13,7 @@ from domain import errors
 from domain import events as e
 from domain import image as images
 from domain import sandbox as sandboxes
+from domain.config import ContainerConfig, NamespaceMode
 from domain.container import Container
 from domain.decision import ALREADY, Accept, Already, Decision, Join, Refused, Wait
 from domain.image import Image
@@ -92,6 +93,8 @@ def _recreate(node: "Node", known: Container, command: c.CreateContainer, sandbo
 def _first_create(node: "Node", id_: str, command: c.CreateContainer, sandbox: Sandbox, now: Now) -> Decision:
     if sandbox.state is not SandboxState.READY:
         return _not_ready(f"cannot create container {command.config.name}", sandbox.id, sandbox)
+    if refusal := _target_refusal(node, f"cannot create container {command.config.name}", command.config, sandbox.id):
+        return refusal
     image = node.find_image(command.image)
     if image is None or image.held is None or node.is_going(image.held.image_id):
         text = f"cannot create container {command.config.name}: image {command.image} is not present, pull it first"
@@ -112,9 +115,27 @@ def _container(node: "Node", command: c.Command, now: Now) -> Decision:
             return _missing("container", command.container_id, "start")
         return ALREADY
     sandbox = node.sandboxes.get(known.sandbox_id)
+    doing = f"cannot start container {known.id}"
     if isinstance(command, c.StartContainer) and (sandbox is None or sandbox.state is not SandboxState.READY):
-        return _not_ready(f"cannot start container {known.id}", known.sandbox_id, sandbox)
-    return containers.decide(known, command, now)
+        return _not_ready(doing, known.sandbox_id, sandbox)
+    decision = containers.decide(known, command, now)
+    if isinstance(command, c.StartContainer) and isinstance(decision, Accept):
+        return _target_refusal(node, doing, known.config, known.sandbox_id) or decision
+    return decision
+
+
+def _target_refusal(node: "Node", doing: str, config: ContainerConfig, sandbox_id: str) -> Refused | None:
+    """Pid mode TARGET joins the pid namespace of a container of the same pod, and only while that runs."""
+    if config.namespaces.pid is not NamespaceMode.TARGET:
+        return None
+    target = node.containers.get(config.namespaces.target_id)
+    if target is None or target.sandbox_id != sandbox_id:
+        shown = ascii(config.namespaces.target_id[:80])
+        return Refused(errors.InvalidRequest(f"{doing}: target container {shown} is not in sandbox {sandbox_id}"))
+    if target.state is not ContainerState.RUNNING:
+        text = f"{doing}: target container {target.id} is not running (state {target.state})"
+        return Refused(errors.WrongState(text))
+    return None
 
 
 def _sandbox(node: "Node", command: c.Command, now: Now) -> Decision:

@@ -26,7 +26,6 @@ class Health:
     runtime: Condition
     network: Condition
     info: Mapping[str, Any]
-    recursive_read_only: bool = False
 
 
 Change = Callable[[str], None]

@@ -152,6 +152,13 @@ class Sandboxes(Protocol):
 
     async def wait_infra(self, sandbox: Sandbox) -> None: ...
 
+    def netns(self, sandbox_id: str) -> str:
+        """The path under which the pod's own network namespace is pinned; empty where there is none (any more).
+
+        `set_up` leaves it as the kernel makes it: loopback down, no other interface.
+        """
+        ...
+
     def observe(self, sandboxes: Sequence[Sandbox], boot_id: str) -> Mapping[str, SandboxObservation]: ...
 
 

@@ -195,6 +195,7 @@ def front_end(config: Config, daemon: Daemon, world: World) -> Server:
         normalise=normalise,
         new_id=RandomIds().new,
         check=world.tasks.check,
+        recursive_read_only=world.tasks.host().recursive_read_only,
         systemd=config.runtime.cgroup_driver == "systemd",
     )
     return serve(daemon, sockets(config), options)

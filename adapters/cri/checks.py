@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 
 from domain.errors import InvalidRequest
+from domain.sysctls import settings
 
 REQUEST_MAX = 2 * 1024 * 1024
 """Bytes of a configuration. Kubernetes objects end at 1.5 MB; a record of the log at 4 MiB."""
@@ -29,10 +30,6 @@ ID_MAX = 2**31 - 1
 _NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?")
 _HOSTNAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
-_SYSCTL = re.compile(r"[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_*@:-]+)+|[A-Za-z0-9_-]+(?:/[A-Za-z0-9_*@:-][A-Za-z0-9._*@:-]*)+")
-_IPC_SYSCTLS = frozenset(
-    {"msgmax", "msgmnb", "msgmni", "sem", "shmall", "shmmax", "shmmni", "shm_rmid_forced"},
-)
 
 
 def require(holds: bool, text: str) -> None:
@@ -120,18 +117,9 @@ def keys(field: str, of: Mapping[str, str]) -> dict[str, str]:
     return dict(sorted(of.items()))
 
 
-def sysctls(of: Mapping[str, str], host_network: bool, host_ipc: bool) -> dict[str, str]:
-    """Only what belongs to a namespace of the pod's own (CVE-2022-0532), with nothing smuggled in (CVE-2022-0811)."""
-    for key, value in of.items():
-        dotted = key if "/" not in key.partition(".")[0] else key.replace("/", ".")
-        first, _, rest = dotted.partition(".")
-        require(_SYSCTL.fullmatch(key) is not None, f"sysctl {shown(key)} is not the name of one")
-        plain(f"sysctl {shown(key)}", value, 4096)
-        of_network = first == "net"
-        of_ipc = (first == "kernel" and rest in _IPC_SYSCTLS) or dotted.startswith("fs.mqueue.")
-        require(of_network or of_ipc, f"sysctl {shown(key)} does not belong to a namespace of the pod")
-        require(not (of_network and host_network), f"sysctl {shown(key)} would change the host: the network is its own")
-        require(not (of_ipc and host_ipc), f"sysctl {shown(key)} would change the host: the IPC namespace is its own")
+def sysctls(of: Mapping[str, str], own_network: bool, own_ipc: bool) -> dict[str, str]:
+    """As asked, where all of them may be set: `domain.sysctls` has the rules."""
+    settings(of, own_network, own_ipc)
     return dict(sorted(of.items()))
 
 

@@ -18,7 +18,7 @@ class Options:
     """`version`: Daybook's own. `handlers`: runtime handlers by name, besides the default. `systemd`: who has cgroups.
 
     `digest`: keyed hash, 32 hex digits; `normalise`: an image reference in full; `new_id`: a fresh id; `check`:
-    refuses a container that its sandbox could never hold. `pod_network`: pods may have a network of their own.
+    refuses a container that its sandbox could never hold. `recursive_read_only`: the runtime and the kernel have it.
     """
 
     version: str
@@ -27,10 +27,10 @@ class Options:
     new_id: Callable[[], str]
     check: Check | None = None
     handlers: tuple[str, ...] = ()
-    pod_network: bool = False
+    recursive_read_only: bool = False
     systemd: bool = False
 
     @property
     def translator(self) -> Translator:
-        rules = SandboxRules(self.handlers, self.pod_network)
+        rules = SandboxRules(self.handlers)
         return Translator(self.digest, self.normalise, self.new_id, rules, self.check)

@@ -35,12 +35,13 @@ class RuntimeService:
     async def Status(self, request: Any, cause: Cause) -> Any:
         health = self._api.health()
         conditions = [_condition("RuntimeReady", health.runtime), _condition("NetworkReady", health.network)]
-        features = pb.RuntimeHandlerFeatures(recursive_read_only_mounts=health.recursive_read_only)
+        # User namespaces need id-mapped mounts as well: false until both are there.
+        features = pb.RuntimeHandlerFeatures(recursive_read_only_mounts=self._options.recursive_read_only)
         handlers = dict.fromkeys(("", *self._options.handlers))
         return pb.StatusResponse(
             status=pb.RuntimeStatus(conditions=conditions),
             runtime_handlers=[pb.RuntimeHandler(name=name, features=features) for name in handlers],
-            features=pb.RuntimeFeatures(supplemental_groups_policy=True),
+            features=pb.RuntimeFeatures(supplemental_groups_policy=True, mount_options=True),
             info=info.daemon(self._api.node, health.info, self._api.head()) if request.verbose else {},
         )
 

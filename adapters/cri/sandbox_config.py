@@ -8,18 +8,12 @@ from adapters.cri.port import Digester
 from domain.config import DnsConfig, NamespaceMode, NamespaceOptions, PortMapping, SandboxConfig, SandboxSecrets
 from domain.errors import InvalidRequest, Unsupported
 
-NO_POD_NETWORK = (
-    "pods with a network of their own are not built yet, only host network: "
-    "set linux.security_context.namespace_options.network to NODE (2)"
-)
-
 
 @dataclass(frozen=True, slots=True)
 class SandboxRules:
     """What this daemon is configured for. `handlers`: names a pod may give besides the empty one."""
 
     handlers: tuple[str, ...] = ()
-    pod_network: bool = False
 
 
 def read(
@@ -29,7 +23,7 @@ def read(
     checks.require(config.HasField("metadata"), "config.metadata is missing")
     _check_handler(handler, rules)
     linux = config.linux
-    namespaces = _namespaces(linux.security_context.namespace_options, rules)
+    namespaces = _namespaces(linux.security_context.namespace_options)
     shown, hidden = held_back.annotations(checks.keys("annotations", config.annotations))
     metadata = config.metadata
     made = SandboxConfig(
@@ -45,7 +39,7 @@ def read(
         dns=_dns(config.dns_config) if config.HasField("dns_config") else None,
         port_mappings=_ports(config.port_mappings),
         sysctls=checks.sysctls(
-            linux.sysctls, namespaces.network is NamespaceMode.NODE, namespaces.ipc is NamespaceMode.NODE
+            linux.sysctls, namespaces.network is NamespaceMode.POD, namespaces.ipc is NamespaceMode.POD
         ),
         labels=checks.keys("labels", config.labels),
         annotations=shown,
@@ -63,15 +57,13 @@ def _check_handler(handler: str, rules: SandboxRules) -> None:
         raise Unsupported(f"runtime handler {checks.shown(handler)} is not configured (configured: {held})")
 
 
-def _namespaces(asked: Any, rules: SandboxRules) -> NamespaceOptions:
+def _namespaces(asked: Any) -> NamespaceOptions:
     modes = security.namespaces(asked)
     shared = (NamespaceMode.POD, NamespaceMode.NODE)
     if modes.network not in shared or modes.ipc not in shared:
         raise InvalidRequest("a pod's network and IPC namespace modes are POD (0) or NODE (2)")
     if modes.pid is NamespaceMode.TARGET:
         raise InvalidRequest("a pod's pid namespace mode cannot be TARGET (3)")
-    if modes.network is NamespaceMode.POD and not rules.pod_network:
-        raise Unsupported(NO_POD_NETWORK)
     return modes
 
 

@@ -14,8 +14,9 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
 
+from adapters.oci import namespaces
 from adapters.oci.tasks import TaskCreated, TaskExit
-from domain.config import ContainerSecrets, NamespaceMode
+from domain.config import ContainerSecrets
 from domain.container import Container
 from domain.errors import RuntimeFailed
 from domain.events import Binary, Deadline, User
@@ -76,10 +77,10 @@ class FakeTask:
 
 @dataclass(slots=True)
 class FakePod:
-    """Everything that exists under one sandbox id."""
+    """Everything that exists under one sandbox id. `pinned`: the kinds of namespaces that are."""
 
     mark: Mark | None
-    pinned: bool = False
+    pinned: frozenset[str] = frozenset()
     infra: Process | None = None
     infra_alive: bool = False
 
@@ -167,7 +168,7 @@ class World:
             task.init_alive = task.monitor_alive = task.mounted = False
             task.strays = 0
         for pod in self.pods.values():
-            pod.infra_alive = pod.pinned = False
+            pod.infra_alive, pod.pinned = False, frozenset()
         self.changed()
 
 
@@ -327,7 +328,9 @@ class FakeSandboxes:
         await world.step("set_up.directory")
         pod = world.pods[sandbox_id] = FakePod(Mark(mark["log_id"], mark["seq"]))
         await world.step("set_up.pin")
-        pod.pinned = _pins(sandbox)
+        pod.pinned = frozenset(namespaces.kinds(sandbox.config)[:1])
+        await world.step("set_up.pinned_one")
+        pod.pinned = frozenset(namespaces.kinds(sandbox.config))
         if sandbox.own_pid_namespace:
             await world.step("set_up.infra")
             pod.infra, pod.infra_alive = world.process(), True
@@ -342,7 +345,7 @@ class FakeSandboxes:
         pod.infra_alive = False
         self.world.changed()
         await self.world.step("tear_down.unpin")
-        pod.pinned, pod.infra = False, None
+        pod.pinned, pod.infra = frozenset(), None
 
     async def remove(self, sandbox_id: str) -> None:
         if sandbox_id not in self.world.pods:
@@ -361,6 +364,10 @@ class FakeSandboxes:
         if sandbox.infra is not None:
             await world.until(over)
 
+    def netns(self, sandbox_id: str) -> str:
+        pod = self.world.pods.get(sandbox_id)
+        return f"/fake/netns/{sandbox_id}" if pod and "net" in pod.pinned else ""
+
     def observe(self, sandboxes: Sequence[Sandbox], boot_id: str) -> Mapping[str, SandboxObservation]:
         known = {sandbox.id: sandbox for sandbox in sandboxes}
         return {one: self._look(one, known.get(one)) for one in {**dict.fromkeys(known), **self.world.pods}}
@@ -373,13 +380,15 @@ class FakeSandboxes:
         infra = recorded or pod.infra
         lives = infra is not None and infra == pod.infra and pod.infra_alive
         return SandboxObservation(
-            namespace=NamespaceState.NSFS if pod.pinned else NamespaceState.ABSENT,
+            namespace=_namespace_state(pod, sandbox),
             infra=InfraState.NONE if infra is None else InfraState.ALIVE if lives else InfraState.DEAD,
             leftovers=True,
             mark=pod.mark,
         )
 
 
-def _pins(sandbox: Sandbox) -> bool:
-    modes = sandbox.config.namespaces
-    return NamespaceMode.POD in (modes.ipc, modes.network)
+def _namespace_state(pod: FakePod, sandbox: Sandbox | None) -> NamespaceState:
+    expected = pod.pinned if sandbox is None else frozenset(namespaces.kinds(sandbox.config))
+    if not expected & pod.pinned:
+        return NamespaceState.ABSENT
+    return NamespaceState.NSFS if expected == pod.pinned else NamespaceState.PLAIN

@@ -65,6 +65,11 @@ class ContainerPaths:
         return f"{self.directory}/pidfile"
 
     @property
+    def joined(self) -> str:
+        """The process whose pid namespace the container is in, where that is not its own."""
+        return f"{self.directory}/joined"
+
+    @property
     def exit(self) -> str:
         """conmon's word on how the container ended (its persist directory is the bundle)."""
         return f"{self.directory}/exit"
@@ -127,17 +132,21 @@ class SandboxPaths:
     def resolv_conf(self) -> str:
         return f"{self.directory}/resolv.conf"
 
+    def pin(self, kind: str) -> str:
+        """The file on which the pod's namespace of a kind (net, uts, ipc) is pinned."""
+        return f"{self.run}/{kind}"
+
     @property
     def ipc(self) -> str:
-        return f"{self.run}/ipc"
+        return self.pin("ipc")
 
     @property
     def net(self) -> str:
-        return f"{self.run}/net"
+        return self.pin("net")
 
     @property
     def uts(self) -> str:
-        return f"{self.run}/uts"
+        return self.pin("uts")
 
     @property
     def shm(self) -> str:

@@ -19,6 +19,9 @@ NODES_MAX = 4096
 SKIPPED = frozenset({"pts", "shm", "fd", "mqueue", ".lxc", ".lxd-mounts", ".udev"})
 """Of the host's /dev: what the container has of its own."""
 
+MOUNT_SETATTR = (5, 12)
+"""The kernel from which a whole tree of mounts can be made read-only at once."""
+
 
 def host(runtime: str) -> Host:
     """The machine as it is now; asks the runtime once what it can do."""
@@ -26,20 +29,21 @@ def host(runtime: str) -> Host:
     mask = next((line.split()[1] for line in status if line.startswith("CapBnd:")), "0")
     found = cgroups.hierarchies()
     uname = os.uname()
+    version = seccomp.version(uname.release)
     options = runc.features(runtime).get("mountOptions")
     memory = found.v1.get("memory", "")
     controllers = " ".join(_first_lines(f"{found.unified}/cgroup.controllers")).split()
     return Host(
         capabilities=capabilities.held(int(mask, 16)),
         machine=uname.machine,
-        kernel=seccomp.version(uname.release),
+        kernel=version,
         hostname=uname.nodename,
         cgroup_v2=found.v2,
         swap=found.v2 or os.path.exists(f"{memory}/memory.memsw.limit_in_bytes"),
         huge_pages="hugetlb" in (controllers if found.v2 else found.v1),
         apparmor="".join(_first_lines("/sys/module/apparmor/parameters/enabled")).startswith("Y"),
         oom_score_floor=oom_score_floor(),
-        recursive_read_only=isinstance(options, list) and "rro" in options,
+        recursive_read_only=isinstance(options, list) and "rro" in options and version >= MOUNT_SETATTR,
     )
 
 

@@ -1,25 +1,25 @@
 """Pods without a pause container where it can be: pinned namespaces, one /dev/shm, and an infra process if need be.
 
-`service.ports.Sandboxes` on the real machine. A namespace is made by a throwaway thread and pinned by a bind mount on
-a file; the infra process (only where the pod shares its pid namespace) is catatonit's pause, straight under runc.
+`service.ports.Sandboxes` on the real machine. The infra process (only where the pod shares its pid namespace) is
+catatonit's pause, straight under runc.
 """
 
 import asyncio
 import os
 import signal
-import threading
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
-from adapters.oci import cgroups, files, kernel, lookup, process, runc, spec, sweep
+from adapters.oci import cgroups, files, kernel, lookup, namespaces, process, runc, spec, sweep
 from adapters.oci.layout import DIRECTORY_MODE, Layout, SandboxPaths
 from adapters.oci.threads import Threads
-from domain.config import DnsConfig, NamespaceMode
+from domain.config import DnsConfig
 from domain.errors import Failure, InvalidRequest, RuntimeFailed, StorageFailed, TimedOut
 from domain.observations import SandboxObservation
 from domain.records import Process
 from domain.sandbox import Sandbox
+from domain.sysctls import settings
 
 SHM_OPTIONS = "mode=1777,size=65536k"
 SHM_FLAGS = kernel.MS_NOSUID | kernel.MS_NODEV | kernel.MS_NOEXEC
@@ -58,13 +58,16 @@ class Sandboxes:
         files.write_owner(paths.owner, mark)
         os.mkdir(paths.run, DIRECTORY_MODE)
         write_etc(paths, sandbox)
-        if sandbox.config.namespaces.ipc is NamespaceMode.POD:
+        pins = _pins(paths, sandbox)
+        if "ipc" in pins:
             make_shm(paths.shm)
-            pin({"ipc": paths.ipc})
+        if pins:
+            config = sandbox.config
+            namespaces.make(pins, settings(config.sysctls, "net" in pins, "ipc" in pins), config.hostname)
 
     def _make_infra(self, paths: SandboxPaths, sandbox: Sandbox) -> None:
-        ipc = paths.ipc if sandbox.config.namespaces.ipc is NamespaceMode.POD else ""
-        built = spec.infra(sandbox, paths.infra_rootfs, self._pause, ipc, lookup.oom_score_floor())
+        pins = _pins(paths, sandbox)
+        built = spec.infra(sandbox, paths.infra_rootfs, self._pause, pins, lookup.oom_score_floor())
         os.mkdir(paths.infra, DIRECTORY_MODE)
         os.mkdir(paths.infra_rootfs, 0o755)
         # On disk, not in `run`: the cgroup must be found whatever else is lost.
@@ -128,36 +131,19 @@ class Sandboxes:
         if sandbox.infra is not None:
             await process.gone(sandbox.infra)
 
+    def netns(self, sandbox_id: str) -> str:
+        """The file on which the pod's network namespace is pinned; empty where none is."""
+        path = self.layout.sandbox(sandbox_id).net
+        try:
+            return path if namespaces.is_pinned(path) else ""
+        except OSError:
+            return ""
+
     def observe(self, sandboxes: Sequence[Sandbox], boot_id: str) -> Mapping[str, SandboxObservation]:
         return sweep.sandboxes(self.layout, sandboxes, boot_id)
 
 
-# --- namespaces and /dev/shm -----------------------------------------------------------------------------------------
-
-FLAGS = {"ipc": kernel.CLONE_NEWIPC, "uts": kernel.CLONE_NEWUTS, "net": kernel.CLONE_NEWNET}
-
-
-def pin(targets: Mapping[str, str]) -> None:
-    """Makes new namespaces of the kinds given, in one thread that is thrown away, each held by a bind mount on a file.
-
-    Raises OSError; what was pinned by then is `tear_down`'s.
-    """
-    failed: list[OSError] = []
-
-    def work() -> None:
-        try:
-            kernel.unshare(sum(FLAGS[kind] for kind in targets))
-            for kind, path in targets.items():
-                os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o400))
-                kernel.mount(f"/proc/self/task/{threading.get_native_id()}/ns/{kind}", path, "", kernel.MS_BIND)
-        except OSError as error:
-            failed.append(error)
-
-    thread = threading.Thread(target=work, name="oci namespaces", daemon=True)
-    thread.start()
-    thread.join()
-    if failed:
-        raise failed[0]
+# --- /dev/shm --------------------------------------------------------------------------------------------------------
 
 
 def make_shm(path: str) -> None:
@@ -182,6 +168,10 @@ def _undo(paths: SandboxPaths, cgroup: str) -> None:
     files.remove_file(paths.cgroup)
     with suppress(FileNotFoundError, OSError):
         os.rmdir(paths.shm)
+
+
+def _pins(paths: SandboxPaths, sandbox: Sandbox) -> dict[str, str]:
+    return {kind: paths.pin(kind) for kind in namespaces.kinds(sandbox.config)}
 
 
 def _cgroup(paths: SandboxPaths) -> str:

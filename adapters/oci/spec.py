@@ -18,6 +18,9 @@ from domain.sandbox import Sandbox
 
 OCI_VERSION = "1.0.2"
 DEFAULT_PATH = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+TYPES = {"net": "network", "uts": "uts", "ipc": "ipc"}
+"""Kinds of namespaces as the kernel calls them, and as the spec does."""
+
 ENV_MAX = 128 * 1024
 """MAX_ARG_STRLEN: the kernel takes no longer string."""
 
@@ -110,15 +113,23 @@ def _check_apparmor(config: ContainerConfig, host: Host) -> None:
 
 def _check_namespaces(config: ContainerConfig, sandbox: SandboxConfig) -> None:
     mine, pod = config.namespaces, sandbox.namespaces
+    for name, asked, held in (("network", mine.network, pod.network), ("ipc", mine.ipc, pod.ipc)):
+        if asked not in (NamespaceMode.POD, NamespaceMode.NODE):
+            raise InvalidRequest(f"{name} mode {asked.upper()}: a container is in its pod's, POD (0), or in NODE (2)")
+        _check_host(name, asked, held)
+    _check_host("pid", mine.pid, pod.pid)
     if mine.pid is NamespaceMode.POD and pod.pid is NamespaceMode.CONTAINER:
         raise InvalidRequest(
             "pid mode POD (0): the pod has no pid namespace of its own, its pid mode is CONTAINER (1); ask for it too"
         )
-    for name, mode in (("network", mine.network), ("ipc", mine.ipc)):
-        if mode not in (NamespaceMode.POD, NamespaceMode.NODE):
-            raise InvalidRequest(f"{name} mode {mode} does not exist")
     if mine.pid is NamespaceMode.TARGET and not mine.target_id:
         raise InvalidRequest("pid mode TARGET without a target container")
+
+
+def _check_host(name: str, asked: NamespaceMode, pods: NamespaceMode) -> None:
+    """A container cannot get more of the host than its pod was given."""
+    if asked is NamespaceMode.NODE and pods is not NamespaceMode.NODE:
+        raise InvalidRequest(f"{name} mode NODE (2): only a pod with {name} mode NODE has the host's")
 
 
 # --- building --------------------------------------------------------------------------------------------------------
@@ -261,9 +272,12 @@ def namespaces(config: ContainerConfig, facts: Facts, cgroup_v2: bool) -> list[d
     return out
 
 
-def infra(sandbox: Sandbox, rootfs: str, program: str, ipc: str, oom_score_floor: int) -> dict[str, Any]:
-    """The pod's pause: holds the pid namespace, nothing else. Its /dev and /proc are its own, its rest read-only."""
-    own = [{"type": "mount"}, {"type": "pid"}, *([{"type": "ipc", "path": ipc}] if ipc else [])]
+def infra(sandbox: Sandbox, rootfs: str, program: str, pins: Mapping[str, str], oom_score_floor: int) -> dict[str, Any]:
+    """The pod's pause: holds the pid namespace, nothing else. Its /dev and /proc are its own, its rest read-only.
+
+    `pins`: kind (net, uts, ipc) -> path of each namespace that the pod has of its own; it is in all of them.
+    """
+    own = [{"type": "mount"}, {"type": "pid"}, *({"type": TYPES[kind], "path": pins[kind]} for kind in pins)]
     return {
         "ociVersion": OCI_VERSION,
         "process": {

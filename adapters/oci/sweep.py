@@ -6,10 +6,9 @@ One broken object becomes UNREADABLE with its text; it never spoils the others.
 import os
 from collections.abc import Iterable, Sequence
 
-from adapters.oci import cgroups, files, kernel, process
+from adapters.oci import cgroups, files, namespaces, process
 from adapters.oci.layout import ID, ContainerPaths, Layout, SandboxPaths
 from adapters.oci.monitor import read_exit, recorded, running
-from domain.config import NamespaceMode
 from domain.container import Container
 from domain.errors import StorageFailed
 from domain.observations import (
@@ -149,13 +148,11 @@ def namespace_state(paths: SandboxPaths, sandbox: Sandbox | None) -> NamespaceSt
 def expected_pins(paths: SandboxPaths, sandbox: Sandbox | None) -> tuple[str, ...]:
     if sandbox is None:
         return tuple(path for path in paths.pinned if os.path.lexists(path))
-    modes = sandbox.config.namespaces
-    pins = [paths.ipc] if modes.ipc is NamespaceMode.POD else []
-    return (*pins, *((paths.net, paths.uts) if modes.network is NamespaceMode.POD else ()))
+    return tuple(map(paths.pin, namespaces.kinds(sandbox.config)))
 
 
 def _pin_state(path: str) -> NamespaceState:
     try:
-        return NamespaceState.NSFS if kernel.filesystem_magic(path) == kernel.NSFS_MAGIC else NamespaceState.PLAIN
+        return NamespaceState.NSFS if namespaces.is_pinned(path) else NamespaceState.PLAIN
     except FileNotFoundError:
         return NamespaceState.ABSENT

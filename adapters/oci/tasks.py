@@ -162,14 +162,19 @@ class Tasks:
             lookup.make_working_directory(root, spec.working_directory(container.config, image))
         finally:
             os.close(root)
-        facts = self._facts(paths, container, sandbox, user)
+        holder = self._pid_holder(container.config, sandbox)
+        if holder is not None:
+            files.write_process(paths.joined, holder)
+        facts = self._facts(paths, container, sandbox, user, holder)
         built = spec.build(container, sandbox, secrets, image, facts, self.host())
         cgroup = built["linux"]["cgroupsPath"]
         files.write(paths.cgroup, cgroup.encode())
         files.write_json(paths.config, built)
         return user, cgroup
 
-    def _facts(self, paths: ContainerPaths, container: Container, sandbox: Sandbox, user: User) -> spec.Facts:
+    def _facts(
+        self, paths: ContainerPaths, container: Container, sandbox: Sandbox, user: User, holder: Process | None
+    ) -> spec.Facts:
         config = container.config
         pod = self.layout.sandbox(sandbox.id)
         modes = sandbox.config.namespaces
@@ -183,7 +188,7 @@ class Tasks:
             net=pod.net if own_net else "",
             uts=pod.uts if own_net else "",
             ipc=pod.ipc if own_ipc else "",
-            pid=self._pid_namespace(config, sandbox),
+            pid=f"/proc/{holder.pid}/ns/pid" if holder else "",
             shm=pod.shm if shared_shm else "/dev/shm",
             etc=self._etc(sandbox),
             seccomp=seccomp.load(wanted) if wanted else None,
@@ -196,20 +201,22 @@ class Tasks:
         pairs = (("/etc/hostname", pod.hostname), ("/etc/hosts", pod.hosts), ("/etc/resolv.conf", pod.resolv_conf))
         return tuple((path, source) for path, source in pairs if os.path.isfile(source))
 
-    def _pid_namespace(self, config: ContainerConfig, sandbox: Sandbox) -> str:
-        """Path of the pid namespace to join, empty for a new one or the host's. Raises InvalidRequest."""
+    def _pid_holder(self, config: ContainerConfig, sandbox: Sandbox) -> Process | None:
+        """Whose pid namespace to join; None for a new one or the host's. Raises InvalidRequest."""
         mode = config.namespaces.pid
         if mode is NamespaceMode.POD and sandbox.own_pid_namespace:
             holder, what = sandbox.infra, "the pod's infra process"
         elif mode is NamespaceMode.TARGET:
-            holder, what = self._target(config.namespaces.target_id, sandbox.id), "the target container's process"
+            target_id = config.namespaces.target_id
+            holder, what = self._target(target_id, sandbox.id), f"target container {target_id}"
         else:
-            return ""
+            return None
         if holder is None or not process.alive(holder):
-            raise InvalidRequest(f"{what} is not running")
-        return f"/proc/{holder.pid}/ns/pid"
+            raise InvalidRequest(f"pid mode {mode.upper()}: {what} is not running")
+        return holder
 
     def _target(self, target_id: str, sandbox_id: str) -> Process | None:
+        """The target's init; None where it does not run, also where it was only created."""
         try:
             paths = self.layout.container(target_id)
         except ValueError as error:
@@ -217,12 +224,17 @@ class Tasks:
         found = files.read_json(paths.config, files.STATE_MAX) or {}
         if found.get("annotations", {}).get("io.kubernetes.cri.sandbox-id") != sandbox_id:
             raise InvalidRequest(f"target container {target_id} is not in this pod")
-        return files.runtime_init(paths.state, files.read_owner(paths.owner)[1])
+        init = files.runtime_init(paths.state, files.read_owner(paths.owner)[1])
+        return None if init is None or sweep.waits_for_start(paths, init) else init
 
     # --- start and stop ----------------------------------------------------------------------------------------------
 
     async def start(self, container: Container) -> int:
-        kills = cgroups.oom_kills(_cgroup(self.layout.container(container.id)))
+        paths = self.layout.container(container.id)
+        joined = files.read_process(paths.joined)
+        if joined is not None and not process.alive(joined):
+            raise RuntimeFailed(f"process {joined.pid}, whose pid namespace the container is in, has ended")
+        kills = cgroups.oom_kills(_cgroup(paths))
         await self._runtime.start(container.id)
         return kills
 

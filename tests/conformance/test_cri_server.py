@@ -276,7 +276,7 @@ def test_status(ask: Client, running: Served) -> None:
     assert [(x.type, x.status) for x in status.status.conditions] == [("RuntimeReady", True), ("NetworkReady", True)]
     assert [h.name for h in status.runtime_handlers] == ["", "crun"]
     assert not any(h.features.user_namespaces for h in status.runtime_handlers)
-    assert status.features == pb.RuntimeFeatures(supplemental_groups_policy=True)
+    assert status.features == pb.RuntimeFeatures(supplemental_groups_policy=True, mount_options=True)
     assert not status.info
     running.api.shown.network = FakeCondition(False, "NoConfig", "no CNI configuration in /etc/cni/net.d")
     status = ask("Status", verbose=True)
@@ -337,9 +337,10 @@ def test_an_unbuilt_rpc_says_so(ask: Client, name: str) -> None:
 
 def test_unsupported_leaves_no_trace(ask: Client, running: Served) -> None:
     linux = pb.LinuxPodSandboxConfig()
+    linux.security_context.namespace_options.userns_options.uids.add(host_id=65536, length=65536)
     code, text = code_of(lambda: ask("RunPodSandbox", config=run(linux=linux).config))
     assert code is C.UNIMPLEMENTED
-    assert "namespace_options.network to NODE (2)" in text
+    assert text == "user namespaces are not built yet: set userns_options.mode to NODE (2) or leave it out"
     assert code_of(lambda: ask("RunPodSandbox", config=run().config, runtime_handler="kata"))[0] is C.UNIMPLEMENTED
     assert running.api.events == []
 

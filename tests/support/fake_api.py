@@ -37,7 +37,6 @@ class FakeHealth:
     runtime: FakeCondition = field(default_factory=FakeCondition)
     network: FakeCondition = field(default_factory=FakeCondition)
     info: dict[str, Any] = field(default_factory=lambda: {"daybook": "fake"})
-    recursive_read_only: bool = False
 
 
 class FakeApi:

@@ -7,6 +7,7 @@ import pytest
 from domain import commands as c
 from domain import errors
 from domain import events as e
+from domain.config import NamespaceMode, NamespaceOptions
 from domain.decision import ALREADY, Accept, Decision, Join, Refused, Wait
 from domain.lifecycle import ContainerState, ImageState, SandboxState
 from domain.node import Node
@@ -93,6 +94,38 @@ def test_a_container_is_started_in_a_ready_sandbox_only(state: SandboxState) -> 
 def test_a_container_needs_a_sandbox_and_an_image() -> None:
     assert isinstance(refusal(Node().decide(b.create(), b.NOW)), errors.NotFound)
     assert isinstance(refusal(b.with_sandbox().node.decide(b.create(image="nope"), b.NOW)), errors.NotFound)
+
+
+TARGETED = NamespaceOptions(pid=NamespaceMode.TARGET, target_id=b.CON)
+
+
+@pytest.mark.parametrize("state", [s for s in S if s is not S.REMOVED])
+def test_a_target_must_run_when_it_is_joined(state: ContainerState) -> None:
+    decision = b.with_container(state).node.decide(b.create("new", name="debug", namespaces=TARGETED), b.NOW)
+    if state is S.RUNNING:
+        assert isinstance(decision, Accept)
+    else:
+        error = refusal(decision)
+        assert isinstance(error, errors.WrongState)
+        assert error.text == f"cannot create container debug: target container con is not running (state {state})"
+
+
+def test_a_target_must_be_of_the_same_pod() -> None:
+    book = b.with_container().put(e.sandbox_key("other"), b.run_requested(name="o"), e.SandboxReady(None))
+    for box, target in (("other", b.CON), (b.BOX, "nobody\n"), (b.BOX, "")):
+        asked = replace(TARGETED, target_id=target)
+        error = refusal(book.node.decide(b.create("new", box=box, name="debug", namespaces=asked), b.NOW))
+        assert isinstance(error, errors.InvalidRequest)
+        assert error.text.endswith(f"target container {target!r} is not in sandbox {box}")
+
+
+def test_a_target_must_still_run_at_the_start() -> None:
+    book = b.with_container().put("container/new", b.create_requested(name="debug", namespaces=TARGETED), b.CREATED)
+    assert isinstance(book.node.decide(c.StartContainer("new"), b.NOW), Accept)
+    book.put(b.CON_KEY, b.EXITED)
+    assert isinstance(refusal(book.node.decide(c.StartContainer("new"), b.NOW)), errors.WrongState)
+    book.put("container/new", e.ContainerStartRequested())
+    assert isinstance(book.node.decide(c.StartContainer("new"), b.NOW), Join)
 
 
 def test_the_intent_of_a_create_is_complete() -> None:

@@ -84,22 +84,24 @@ def test_the_rest_of_the_fields() -> None:
     assert security.apparmor == SecurityProfile(ProfileType.UNCONFINED)
 
 
-def test_pod_network_when_it_is_there() -> None:
+def test_a_network_of_its_own() -> None:
     linux = asked().linux
     linux.security_context.namespace_options.network = pb.POD
     linux.sysctls["net.ipv4.ip_forward"] = "1"
-    config, _ = read(asked(linux=linux), rules=SandboxRules((), pod_network=True))
+    config, _ = read(asked(linux=linux))
     assert config.namespaces.network is NamespaceMode.POD
     assert config.sysctls == {"net.ipv4.ip_forward": "1"}
-    with pytest.raises(Unsupported, match=r"set linux.security_context.namespace_options.network to NODE \(2\)"):
-        read(asked(linux=linux))
-    with pytest.raises(Unsupported, match="only host network"):
-        read(asked(linux=pb.LinuxPodSandboxConfig()))
+    assert read(asked(linux=pb.LinuxPodSandboxConfig()))[0].namespaces == NamespaceOptions()
 
 
 def test_unknown_handler() -> None:
     with pytest.raises(Unsupported, match=r"'gvisor' is not configured \(configured: crun\)"):
         read(asked(), "gvisor")
+
+
+def _ipc_sysctl_of_the_host(config: Any) -> None:
+    config.linux.security_context.namespace_options.ipc = pb.NODE
+    config.linux.sysctls["kernel.shm_rmid_forced"] = "1"
 
 
 def _set(path: str, value: Any) -> Callable[[Any], None]:
@@ -135,6 +137,9 @@ def _set(path: str, value: Any) -> Callable[[Any], None]:
         (_set("linux.security_context.seccomp_profile_path", "odd"), None),
         (lambda c: c.linux.security_context.supplemental_groups.append(2**31), InvalidRequest),
         (lambda c: c.linux.sysctls.update({"net.core.somaxconn": "1"}), InvalidRequest),
+        (lambda c: c.linux.sysctls.update({"kernel.core_pattern": "|/x"}), InvalidRequest),
+        (lambda c: c.linux.sysctls.update({"kernel.shm_rmid_forced": "1"}), None),
+        (_ipc_sysctl_of_the_host, InvalidRequest),
         (lambda c: c.port_mappings.add(container_port=70000), InvalidRequest),
         (lambda c: c.port_mappings.add(host_ip="localhost"), InvalidRequest),
         (lambda c: c.dns_config.servers.append("a b"), InvalidRequest),

@@ -98,6 +98,7 @@ SECURITY = c.SecurityContext(
 DEVICE = c.Device("/dev/mine", "/dev/kvm", "rw")
 PRIVILEGED = c.SecurityContext(privileged=True, masked_paths=("/proc/kcore",))
 NODES = (Node("/dev/mine", "c", 10, 232, 0o660, 0, 104, "/dev/mine"),)
+PINS = {"net": "/r/net", "uts": "/r/uts", "ipc": "/r/ipc"}
 HOSTED = c.NamespaceOptions(NODE, NODE, NODE)
 
 GOLDENS: dict[str, Any] = {
@@ -138,7 +139,10 @@ GOLDENS: dict[str, Any] = {
         host=V2,
     ),
     "cgroup_parent": lambda: built(container(), sandbox(cgroup_parent="/kubepods/burstable/podX")),
-    "infra": lambda: spec.infra(sandbox(), "/r/rootfs", "/usr/bin/catatonit", "/r/ipc", -1000),
+    "infra": lambda: spec.infra(sandbox(), "/r/rootfs", "/usr/bin/catatonit", PINS, -1000),
+    "infra_of_the_hosts_network": lambda: spec.infra(
+        sandbox(), "/r/rootfs", "/usr/bin/catatonit", {"ipc": "/r/ipc"}, -1000
+    ),
 }
 
 
@@ -222,6 +226,11 @@ REFUSED = {
     "relative host path": (InvalidRequest, container(mounts=(c.Mount("/v", "h"),)), sandbox()),
     "privileged alone": (InvalidRequest, container(security=PRIVILEGED), sandbox()),
     "pid of a pod without": (InvalidRequest, container(namespaces=c.NamespaceOptions(POD, POD, POD)), sandbox()),
+    "host network alone": (InvalidRequest, container(namespaces=replace(KUBELET, network=NODE)), sandbox()),
+    "host ipc alone": (InvalidRequest, container(namespaces=replace(KUBELET, ipc=NODE)), sandbox()),
+    "host pid alone": (InvalidRequest, container(namespaces=replace(KUBELET, pid=NODE)), sandbox()),
+    "network of its own": (InvalidRequest, container(namespaces=replace(KUBELET, network=OWN)), sandbox()),
+    "ipc of a target": (InvalidRequest, container(namespaces=replace(KUBELET, ipc=TARGET)), sandbox()),
     "target without id": (InvalidRequest, container(namespaces=replace(KUBELET, pid=TARGET)), sandbox()),
     "parent upwards": (InvalidRequest, container(), sandbox(cgroup_parent="/a/../../b")),
     "unknown capability": (
@@ -243,6 +252,11 @@ def test_refused_before_anything_happens(name: str) -> None:
     kind, con, pod = REFUSED[name]
     with pytest.raises(kind):
         spec.check(con.config, pod.config, HOST)
+
+
+@pytest.mark.parametrize("pod", [KUBELET, HOSTED, c.NamespaceOptions(POD, POD, POD)])
+def test_a_container_may_have_its_own_pid_namespace_in_any_pod(pod: c.NamespaceOptions) -> None:
+    spec.check(c.ContainerConfig("main", namespaces=KUBELET), sandbox(namespaces=pod).config, HOST)
 
 
 def test_recursive_read_only_needs_the_runtime() -> None:

@@ -1,0 +1,77 @@
+"""A pod's own namespaces: made by a thread that is thrown away, set up inside it, pinned by bind mounts on files."""
+
+import os
+import socket
+import threading
+from collections.abc import Mapping, Sequence
+
+from adapters.oci import kernel
+from domain.config import NamespaceMode, SandboxConfig
+from domain.errors import Failure, NetworkFailed
+from domain.sysctls import Setting
+
+FLAGS = {"ipc": kernel.CLONE_NEWIPC, "uts": kernel.CLONE_NEWUTS, "net": kernel.CLONE_NEWNET}
+
+
+def kinds(config: SandboxConfig) -> tuple[str, ...]:
+    """Which namespaces a pod has of its own, besides a pid namespace. UTS follows the network."""
+    modes = config.namespaces
+    network = ("net", "uts") if modes.network is NamespaceMode.POD else ()
+    return (*network, *(("ipc",) if modes.ipc is NamespaceMode.POD else ()))
+
+
+def make(pins: Mapping[str, str], settings: Sequence[Setting] = (), hostname: str = "") -> None:
+    """New namespaces of the kinds given, each held by a bind mount on a file. The caller's own are untouched.
+
+    A network comes as the kernel makes it: loopback down, nothing else. `settings` are written and the hostname is
+    set inside. Raises NetworkFailed; what was pinned by then is `tear_down`'s.
+    """
+    failed: list[Failure] = []
+
+    def work() -> None:
+        try:
+            _in_this_thread(pins, settings, hostname)
+        except Failure as error:
+            failed.append(error)
+        except OSError as error:
+            failed.append(NetworkFailed(f"namespaces of the pod: {error.filename}: {os.strerror(error.errno or 0)}"))
+
+    thread = threading.Thread(target=work, name="oci namespaces", daemon=True)
+    thread.start()
+    thread.join()
+    if failed:
+        raise failed[0]
+
+
+def _in_this_thread(pins: Mapping[str, str], settings: Sequence[Setting], hostname: str) -> None:
+    # Before anything is set: what follows would otherwise change the host.
+    kernel.unshare(sum(FLAGS[kind] for kind in pins))
+    for setting in settings:
+        _set(setting)
+    if hostname and "uts" in pins:
+        socket.sethostname(hostname)
+    for kind, path in pins.items():
+        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o400))
+        kernel.mount(f"/proc/self/task/{threading.get_native_id()}/ns/{kind}", path, "", kernel.MS_BIND)
+
+
+def _set(setting: Setting) -> None:
+    """/proc/sys shows each thread the namespaces that it is in."""
+    try:
+        fd = os.open("/".join(("/proc/sys", *setting.parts)), os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        try:
+            os.write(fd, setting.value.encode())
+        finally:
+            os.close(fd)
+    except FileNotFoundError:
+        # A default is a kindness: a kernel without it has nothing to be kind about.
+        if setting.asked:
+            raise NetworkFailed(f"sysctl {setting.name}: a pod's namespaces have none of this name") from None
+    except OSError as error:
+        why = os.strerror(error.errno or 0)
+        raise NetworkFailed(f"sysctl {setting.name}: {setting.value[:80]!r} cannot be set: {why}") from None
+
+
+def is_pinned(path: str) -> bool:
+    """Whether a namespace is mounted there. Raises FileNotFoundError where there is no file, OSError."""
+    return kernel.filesystem_magic(path) == kernel.NSFS_MAGIC
