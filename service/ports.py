@@ -4,7 +4,7 @@ Every call may be cancelled; a cancelled or timed-out effect leaves the world in
 tells. All effects are idempotent: doing one twice ends as doing it once.
 """
 
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 from domain.config import ContainerSecrets, SandboxSecrets
@@ -160,6 +160,60 @@ class Sandboxes(Protocol):
         ...
 
     def observe(self, sandboxes: Sequence[Sandbox], boot_id: str) -> Mapping[str, SandboxObservation]: ...
+
+
+class Attached(Protocol):
+    @property
+    def ips(self) -> tuple[str, ...]:
+        """Without prefix length, the preferred one first; of the pod's eth0 only."""
+        ...
+
+    @property
+    def result(self) -> str:
+        """The CNI result as JSON text, bounded (64 KiB)."""
+        ...
+
+
+class Network(Protocol):
+    """Pod networks through CNI. What was attached is known by sandbox id from the adapter's cache, which is written
+    before ADD."""
+
+    def ready(self) -> str:
+        """Empty: pods can be attached; else why not, for a person. Never blocks: a value kept by the watcher."""
+        ...
+
+    async def add(
+        self, sandbox: Sandbox, netns: str, annotations: Mapping[str, str], mark: Mapping[str, Any]
+    ) -> Attached:
+        """First releases what an earlier attempt with this id left. Raises NetworkFailed, TimedOut, InvalidRequest."""
+        ...
+
+    async def check(self, sandbox_id: str, netns: str) -> None:
+        """Raises NetworkFailed when CHECK says so; nothing where the configuration is older than 0.4 or
+        disableCheck."""
+        ...
+
+    async def delete(self, sandbox_id: str, netns: str) -> None:
+        """DEL in reverse from the cache entry alone (its config, args, capability args, prevResult); netns "": gone.
+
+        No cache entry: nothing to do; idempotent; removes the entry at success. Raises NetworkFailed, TimedOut.
+        """
+        ...
+
+    async def gc(self, valid: Collection[str]) -> None:
+        """From spec 1.1 on: GC with cni.dev/valid-attachments; nothing for older."""
+        ...
+
+    def observe(self) -> Mapping[str, Mark | None]:
+        """Sandbox ids with a cache entry, and the mark in it; blocking, for threads; never raises for garbage (an
+        unreadable entry: None)."""
+        ...
+
+    async def start(self) -> None:
+        """Loads, begins to watch the configuration directory."""
+        ...
+
+    async def close(self) -> None: ...
 
 
 class Images(Protocol):

@@ -30,6 +30,7 @@ CATCHES_ALL: Mapping[tuple[str, str], str] = {
     ("adapters/log/checkpoint.py", "unpack"):   "as in codec",
     ("adapters/log/writer.py", "_transact"):        "the writer thread must tell its waiters, whatever ended it",
     ("adapters/images/threads.py", "body"):     "a thread hands its error to the loop that waits for it",
+    ("adapters/network/threads.py", "body"):    "a thread hands its error to the loop that waits for it",
     ("adapters/oci/threads.py", "work"):        "a thread hands its error to the loop that waits for it",
     ("service/daemon.py", "_every"):            "a routine that fails is told and tried again at its next turn",
     ("service/runner.py", "_run_effect"):       "the lane: an unforeseen error of one effect must not end the daemon",
@@ -39,6 +40,7 @@ CATCHES_ALL: Mapping[tuple[str, str], str] = {
 
 NOT_IMPORTED: Mapping[str, str] = {
     "service/main.py":            "the console script of pyproject.toml",
+    "adapters/network/network.py": "the pod networks, before the composition root names them",
     "adapters/log/memory.py":     "the log's verified twin, for the tests of what stands above it",
     "adapters/log/recorder.py":   "named by topic: the eventsourcing library's infrastructure factory",
     "adapters/log/mapper.py":     "named by topic: MAPPER_TOPIC of the eventsourcing library",

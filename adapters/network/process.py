@@ -1,0 +1,203 @@
+"""The one place where this adapter spawns: a CNI plugin, in a session of its own, bounded in time and output.
+
+No fork in this process (gRPC runs in it): subprocess' vfork path. `run` returns when the plugin has ended; where it
+was cut (limit, cancellation) its whole group has been killed and is gone. What a plugin leaves running after it
+ended well is the plugin's business, as with libcni: some start daemons.
+"""
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import subprocess
+from collections.abc import Coroutine, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from domain.errors import NetworkFailed, TimedOut
+
+OUTPUT_MAX = 1 << 20
+CHUNK = 64 * 1024
+DRAIN_MAX = 64
+REAP_S = 5.0
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """`code` is negative for a signal. `out` and `err` are cut at OUTPUT_MAX; `cut` tells that `out` was."""
+
+    code: int
+    out: bytes
+    err: bytes
+    cut: bool = False
+
+    @property
+    def last_line(self) -> str:
+        lines = [line for line in self.err.decode(errors="replace").splitlines() if line.strip()]
+        return lines[-1].strip() if lines else ""
+
+
+async def run(argv: Sequence[str], *, env: Mapping[str, str], stdin: bytes, limit_s: float) -> Finished:
+    """Runs a program to its end. Raises TimedOut at the limit, NetworkFailed where it cannot be executed."""
+    child = _Child(argv, env, stdin)
+    try:
+        async with asyncio.timeout(limit_s):
+            await child.ended
+    except TimeoutError:
+        raise TimedOut(f"killed after {limit_s:.3g} s") from None
+    finally:
+        await uncancelled(child.close())
+    return child.finished()
+
+
+class _Child:
+    def __init__(self, argv: Sequence[str], env: Mapping[str, str], stdin: bytes) -> None:
+        loop = asyncio.get_running_loop()
+        self._process = _spawn(argv, env, stdin)
+        self._pidfd = os.pidfd_open(self._process.pid)
+        self._over = False
+        self.ended: asyncio.Future[None] = loop.create_future()
+        assert self._process.stdout is not None and self._process.stderr is not None
+        self._out, self._err = _Pipe(self._process.stdout.fileno()), _Pipe(self._process.stderr.fileno())
+        loop.add_reader(self._pidfd, self._note_end)
+
+    def _note_end(self) -> None:
+        asyncio.get_running_loop().remove_reader(self._pidfd)
+        if not self.ended.done():
+            self.ended.set_result(None)
+        self._over = True
+
+    async def close(self) -> None:
+        """Kills the group unless the plugin has ended, reaps it, and gives every descriptor back."""
+        if self._over:
+            self._process.wait()
+        else:
+            await self._kill()
+        for pipe in (self._out, self._err):
+            pipe.drain()
+            pipe.close()
+        for file in (self._process.stdout, self._process.stderr):
+            if file is not None:
+                file.close()
+        asyncio.get_running_loop().remove_reader(self._pidfd)
+        os.close(self._pidfd)
+
+    async def _kill(self) -> None:
+        self._signal()
+        if self.ended.cancelled():
+            self.ended = asyncio.get_running_loop().create_future()
+        await asyncio.wait([self.ended], timeout=REAP_S)
+        if not self.ended.done():
+            _log.error("process %d does not end after SIGKILL", self._process.pid)
+            return
+        self._signal()  # who was born meanwhile; the leader is a zombie: its group's number is still its own
+        self._process.wait()
+        await _emptied(self._process.pid)
+
+    def _signal(self) -> None:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+
+    def finished(self) -> Finished:
+        return Finished(self._process.wait(), bytes(self._out.data), bytes(self._err.data), self._out.cut)
+
+
+class _Pipe:
+    """Takes what comes, keeps the first OUTPUT_MAX bytes, throws the rest away: a writer is never held up."""
+
+    def __init__(self, fd: int) -> None:
+        self.data, self.cut, self._fd = bytearray(), False, fd
+        os.set_blocking(fd, False)
+        asyncio.get_running_loop().add_reader(fd, self._read)
+
+    def _read(self) -> bool:
+        """False where there is nothing now, or nothing any more."""
+        try:
+            chunk = os.read(self._fd, CHUNK)
+        except BlockingIOError:
+            return False
+        if not chunk:
+            self.close()
+            return False
+        room = OUTPUT_MAX - len(self.data)
+        self.data += chunk[:room]
+        self.cut = self.cut or len(chunk) > room
+        return True
+
+    def drain(self) -> None:
+        """What was written by now; bounded, as somebody may still write."""
+        for _ in range(DRAIN_MAX):
+            if not self._read():
+                return
+
+    def close(self) -> None:
+        asyncio.get_running_loop().remove_reader(self._fd)
+
+
+def _spawn(argv: Sequence[str], env: Mapping[str, str], stdin: bytes) -> subprocess.Popen[bytes]:
+    """The input is a file in memory: nobody has to feed a pipe, and a plugin that does not read blocks nobody."""
+    fd = os.memfd_create("cni", os.MFD_CLOEXEC)
+    try:
+        os.write(fd, stdin)
+        os.lseek(fd, 0, os.SEEK_SET)
+        return subprocess.Popen(
+            argv,
+            stdin=fd,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            start_new_session=True,
+            close_fds=True,
+            cwd="/",
+            env=dict(env),
+        )
+    except OSError as error:
+        raise NetworkFailed(f"cannot run {argv[0]}: {os.strerror(error.errno or 0)}") from error
+    except ValueError as error:
+        raise NetworkFailed(f"cannot run {argv[0]}: {error}") from error
+    finally:
+        os.close(fd)
+
+
+async def _emptied(group: int) -> None:
+    """No event tells when a group is empty: its last members are orphans. Zombies that init leaves do not count."""
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + REAP_S
+    while loop.time() < deadline:
+        if not group_members(group):
+            return
+        await asyncio.sleep(0.002)
+    _log.error("process group %d is not empty after SIGKILL", group)
+
+
+def group_members(group: int) -> list[int]:
+    """Living processes of a group."""
+    try:
+        os.killpg(group, 0)
+    except (ProcessLookupError, PermissionError):
+        return []
+    found = []
+    for name in filter(str.isdecimal, os.listdir("/proc")):
+        try:
+            with open(f"/proc/{name}/stat", "rb") as file:
+                state, _, of_group = file.read(4096).rpartition(b")")[2].split()[:3]
+        except (OSError, ValueError):
+            continue
+        if int(of_group) == group and state not in (b"Z", b"X"):
+            found.append(int(name))
+    return found
+
+
+async def uncancelled(work: Coroutine[Any, Any, None]) -> None:
+    """Runs the work to its end through cancellations, of which the last is raised again then."""
+    task = asyncio.ensure_future(work)
+    cancelled: asyncio.CancelledError | None = None
+    while not task.done():
+        try:
+            await asyncio.wait([task])
+        except asyncio.CancelledError as error:
+            cancelled = error
+    task.result()
+    if cancelled is not None:
+        raise cancelled
