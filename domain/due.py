@@ -78,15 +78,22 @@ def _of_sandbox(node: Node, sandbox: Sandbox) -> Due:
             return Due(effect=f.SetUpSandbox(sandbox.id))
         case B.READY:
             return Due(watch=f.WatchInfra(sandbox.id, sandbox.infra) if sandbox.infra else None)
-        case B.STOPPED if sandbox.then == "remove" and len(askable) == len(held):
-            return Due(commands=(c.RemoveSandbox(sandbox.id),))
+        case B.STOPPED:
+            removal = sandbox.then == "remove" and len(askable) == len(held)
+            release = f.ReleaseNetwork(sandbox.id, leaked=True) if sandbox.held and not removal else None
+            return Due(release, commands=(c.RemoveSandbox(sandbox.id),) if removal else ())
         case B.STOPPING:
             ended = all(_ended(k) for k in held)
-            return Due(f.TearDownSandbox(sandbox.id) if ended else None, commands=_stops(askable))
+            return Due(_release_or(sandbox, f.TearDownSandbox(sandbox.id)) if ended else None, commands=_stops(askable))
         case B.REMOVING:
             removals = tuple(c.RemoveContainer(k.id) for k in askable if k.state is not S.REMOVING)
-            return Due(None if held else f.RemoveSandbox(sandbox.id), commands=removals)
+            return Due(None if held else _release_or(sandbox, f.RemoveSandbox(sandbox.id)), commands=removals)
     return NOTHING
+
+
+def _release_or(sandbox: Sandbox, then: f.Effect) -> f.Effect:
+    """The network goes first: DEL wants the namespace that the next step takes away. A leak holds up nothing."""
+    return f.ReleaseNetwork(sandbox.id) if sandbox.held and not sandbox.leak else then
 
 
 def _ended(container: Container) -> bool:

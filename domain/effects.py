@@ -51,6 +51,14 @@ class SetUpSandbox:
 
 
 @dataclass(frozen=True, slots=True)
+class ReleaseNetwork:
+    """CNI DEL, bounded. `leaked`: it failed to its bound before, and is now tried in the background."""
+
+    sandbox_id: str
+    leaked: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class TearDownSandbox:
     """Infra process, namespaces, /dev/shm. The record stays."""
 
@@ -99,6 +107,7 @@ Effect = (
     | TidyTask
     | RemoveTask
     | SetUpSandbox
+    | ReleaseNetwork
     | TearDownSandbox
     | RemoveSandbox
     | PullImage

@@ -17,7 +17,7 @@ from domain.records import Now, Process
 class Sandbox:
     """Everything the log says about one sandbox. Times are wall ns, 0 where it has not happened.
 
-    `held`: what the CNI plugins gave is not released yet.
+    `held`: what the CNI plugins gave, or may have given, is not released yet.
     """
 
     id: str
@@ -35,6 +35,11 @@ class Sandbox:
     then: str = ""
     error: str = ""
     text: str = ""
+
+    @property
+    def own_network(self) -> bool:
+        """Whether the pod has a network of its own, set up and released by CNI plugins."""
+        return self.config.namespaces.network is NamespaceMode.POD
 
     @property
     def own_namespaces(self) -> bool:
@@ -115,7 +120,8 @@ def evolve(sandbox: Sandbox | None, event: e.Event, sandbox_id: str = "") -> San
     """The sandbox after the event. Raises KeyError where the table has no such row: the log is not ours."""
     state = SANDBOX_NEXT[sandbox.state if sandbox else None, type(event)]
     if isinstance(event, e.SandboxRunRequested):
-        return Sandbox(sandbox_id, state, event.config, event.request_hash, event.at, event.boot_id)
+        fresh = Sandbox(sandbox_id, state, event.config, event.request_hash, event.at, event.boot_id)
+        return replace(fresh, held=fresh.own_network)
     assert sandbox is not None
     changed = CHANGES[type(event)](sandbox, event) if type(event) in CHANGES else {}
     return replace(sandbox, state=state, **changed)
@@ -124,7 +130,7 @@ def evolve(sandbox: Sandbox | None, event: e.Event, sandbox_id: str = "") -> San
 Change = Callable[[Sandbox, Any], dict[str, Any]]
 
 CHANGES: Mapping[type, Change] = {
-    e.SandboxNetworkSet: lambda _, ev: {"ips": ev.ips, "network": ev.result, "held": True},
+    e.SandboxNetworkSet: lambda _, ev: {"ips": ev.ips, "network": ev.result},
     e.SandboxReady: lambda _, ev: {"ready": True, "infra": ev.infra},
     e.SandboxRunFailed: lambda _, ev: {"error": ev.error, "text": ev.text},
     e.SandboxDied: lambda _, ev: {"text": ev.text},

@@ -63,6 +63,16 @@ class Images:
 
 
 @dataclass(frozen=True, slots=True)
+class Network:
+    """How pods get their network: CNI."""
+
+    conf_dir: str = key("/etc/cni/net.d", "Watched; the first valid network in the order of the names is used.")
+    bin_dirs: list[str] = key(["/opt/cni/bin", "/usr/lib/cni"], "Where plugins are looked for, in this order.")
+    ip_preference: str = key("cni", "Which address is the pod's first: cni (the plugins' order), ipv4 or ipv6.")
+    plugin_timeout_s: int = key(60, "One run of one plugin; after that it is killed.")
+
+
+@dataclass(frozen=True, slots=True)
 class Log:
     """The event log."""
 
@@ -86,6 +96,7 @@ class Config:
     sockets: Sockets = Sockets()
     runtime: Runtime = Runtime()
     images: Images = Images()
+    network: Network = Network()
     log: Log = Log()
     daemon: Daemon = Daemon()
 

@@ -15,7 +15,7 @@ from domain.recovery import Finding
 from service.api import Change, Condition, Health
 from service.dispatcher import Dispatcher
 from service.handlers import Handlers
-from service.ports import Clock, EventLog, Images, Sandboxes, Secrets, StateMark, Tasks
+from service.ports import Clock, EventLog, Images, Network, Sandboxes, Secrets, StateMark, Tasks
 from service.recovery import Observer, Offload, Recovery, fence, replay
 from service.runner import Runner
 
@@ -31,6 +31,7 @@ class Ports:
     secrets: Secrets
     tasks: Tasks
     sandboxes: Sandboxes
+    network: Network
     images: Images
     mark: StateMark
     offload: Offload = asyncio.to_thread
@@ -59,7 +60,14 @@ class Daemon:
         self.broken = replayed.broken
         self._dispatcher = Dispatcher(self.node, ports.log, ports.clock, ports.secrets)
         handlers = Handlers(
-            self.node, ports.log, ports.clock, ports.secrets, ports.tasks, ports.sandboxes, ports.images
+            self.node,
+            ports.log,
+            ports.clock,
+            ports.secrets,
+            ports.tasks,
+            ports.sandboxes,
+            ports.network,
+            ports.images,
         )
         self.runner = Runner(
             self.node,
@@ -69,7 +77,7 @@ class Daemon:
             self._dispatcher.record,
             lambda: ports.log.broken,
         )
-        self._observer = Observer(ports.clock, ports.tasks, ports.sandboxes, ports.images, ports.offload)
+        self._observer = Observer(ports.clock, ports.tasks, ports.sandboxes, ports.network, ports.images, ports.offload)
         self._recovery = Recovery(
             self._dispatcher,
             ports.log,
@@ -78,6 +86,7 @@ class Daemon:
             self.runner,
             ports.tasks,
             ports.sandboxes,
+            ports.network,
             ports.images,
             handlers.drop_image,
             replayed.whole,
@@ -101,6 +110,7 @@ class Daemon:
         started = e.NodeStarted(self._version, self._pid, runtime, monitor)
         self._findings: list[Finding] = await self._recovery.start(world, started)
         self._dispatcher.listen(self._after_event)
+        await self._ports.network.start()
         self._tell_head("start")
 
     def _drop_stale_secrets(self) -> None:
@@ -126,6 +136,7 @@ class Daemon:
         for routine in self._routines:
             routine.cancel()
         left = await self.runner.drain(self._timing.stop_wait_s)
+        await self._ports.network.close()
         text = f"{left} effects were left to the next start" if left else ""
         await self._dispatcher.record(c.RecordNode(e.NodeStopped(text)), Cause("admin", "stop"))
         self.checkpoint()
@@ -168,8 +179,11 @@ class Daemon:
             "effects": {"inFlight": len(self.runner.in_flight()), "failures": self.runner.failures},
             "alarms": self._recovery.alarms,
         }
-        network = Condition(True)
-        return Health(self._runtime_condition(), network, info)
+        return Health(self._runtime_condition(), self._network_condition(), info)
+
+    def _network_condition(self) -> Condition:
+        why = self._ports.network.ready()
+        return Condition(False, "NetworkPluginNotReady", why) if why else Condition(True)
 
     def _runtime_condition(self) -> Condition:
         runtime, monitor = self._ports.tasks.binaries()

@@ -11,13 +11,14 @@ from typing import Any
 from domain import commands as c
 from domain import effects as f
 from domain import errors
-from domain.config import ContainerSecrets
+from domain.config import ContainerSecrets, SandboxSecrets
 from domain.container import Container
 from domain.lifecycle import ImageState
 from domain.node import Node
 from domain.observations import TaskState
-from domain.records import Evidence
-from service.ports import Clock, EventLog, Images, Sandboxes, Secrets, TaskExit, Tasks
+from domain.records import Evidence, Process
+from domain.sandbox import Sandbox
+from service.ports import Attached, Clock, EventLog, Images, Network, Sandboxes, Secrets, TaskExit, Tasks
 from service.runner import Report
 
 # fmt: off
@@ -27,13 +28,21 @@ LIMIT_S: Mapping[type, float] = {
     f.StartTask:        60.0,
     f.TidyTask:         60.0,
     f.RemoveTask:      120.0,
-    f.SetUpSandbox:     60.0,
+    f.SetUpSandbox:    180.0,
+    f.ReleaseNetwork:  110.0,
     f.TearDownSandbox:  60.0,
     f.RemoveSandbox:    60.0,
     f.RemoveImage:     120.0,
 }
 # fmt: on
-"""Seconds after which an effect is killed and the world looked at. A pull has its progress instead."""
+"""Seconds after which an effect is killed and the world looked at. A pull has its progress instead.
+
+The kubelet waits 4 minutes for a sandbox to be set up and 2 for its stop: both have their answer before.
+"""
+
+RELEASE_TRIES = 5
+RELEASE_PAUSE_NS = 250 * 10**6
+"""CNI DEL while a stop waits for it; the pause doubles. What fails to the end is a leak, tried on in the background."""
 
 KILLED_WITHIN_S = 60.0
 """How long after its deadline a stop is believed to be at work; then it is tried again."""
@@ -56,6 +65,7 @@ class Handlers:
         secrets: Secrets,
         tasks: Tasks,
         sandboxes: Sandboxes,
+        network: Network,
         images: Images,
     ) -> None:
         self._node = node
@@ -64,6 +74,7 @@ class Handlers:
         self._secrets = secrets
         self._tasks = tasks
         self._sandboxes = sandboxes
+        self._network = network
         self._images = images
         self._store = asyncio.Lock()
         self._table: Mapping[type, Callable[[Any, Report], Awaitable[None]]] = {
@@ -74,6 +85,7 @@ class Handlers:
             f.TidyTask: self._tidy_task,
             f.RemoveTask: self._remove_task,
             f.SetUpSandbox: self._set_up_sandbox,
+            f.ReleaseNetwork: self._release_network,
             f.TearDownSandbox: self._tear_down_sandbox,
             f.RemoveSandbox: self._remove_sandbox,
             f.PullImage: self._pull_image,
@@ -181,11 +193,53 @@ class Handlers:
         sandbox = self._node.sandboxes[what.sandbox_id]
         try:
             async with limit(what):
-                infra = await self._sandboxes.set_up(sandbox.id, sandbox, self._mark())
+                infra, attached = await self._make_sandbox(sandbox)
         except errors.DaybookError as error:
             await report(c.RecordRunFailed(sandbox.id, *named(error)))
             return
+        if attached is not None:
+            await report(c.RecordNetworkSet(sandbox.id, attached.ips, attached.result))
         await report(c.RecordSandboxReady(sandbox.id, infra))
+
+    async def _make_sandbox(self, sandbox: Sandbox) -> tuple[Process | None, Attached | None]:
+        """What an attempt before this one attached is released while its namespace is still there."""
+        if not sandbox.own_network:
+            return await self._sandboxes.set_up(sandbox.id, sandbox, self._mark()), None
+        await self._network.delete(sandbox.id, self._sandboxes.netns(sandbox.id))
+        infra = await self._sandboxes.set_up(sandbox.id, sandbox, self._mark())
+        held_back = self._secrets.read(sandbox.id)
+        annotations = {**sandbox.config.annotations}
+        if isinstance(held_back, SandboxSecrets):
+            annotations.update(held_back.annotations)
+        netns = self._sandboxes.netns(sandbox.id)
+        return infra, await self._network.add(sandbox, netns, annotations, self._mark())
+
+    async def _release_network(self, what: f.ReleaseNetwork, report: Report) -> None:
+        if what.leaked:
+            async with limit(what):
+                await self._network.delete(what.sandbox_id, self._sandboxes.netns(what.sandbox_id))
+            await report(c.RecordNetworkReleased(what.sandbox_id))
+            return
+        tries, why = 0, ""
+        try:
+            async with limit(what):
+                for tries in range(1, RELEASE_TRIES + 1):
+                    if not (why := await self._not_released(what.sandbox_id)):
+                        break
+                    pause_ns = RELEASE_PAUSE_NS * 2**tries if tries < RELEASE_TRIES else 0
+                    await self._clock.sleep_until(self._clock.now().boot_ns + pause_ns)
+        except errors.TimedOut as error:
+            why = error.text
+        released = c.RecordNetworkReleased(what.sandbox_id)
+        await report(c.RecordNetworkLeaked(what.sandbox_id, tries, why) if why else released)
+
+    async def _not_released(self, sandbox_id: str) -> str:
+        """Why one DEL failed; empty where it did not."""
+        try:
+            await self._network.delete(sandbox_id, self._sandboxes.netns(sandbox_id))
+        except errors.DaybookError as error:
+            return error.text
+        return ""
 
     async def _tear_down_sandbox(self, what: f.TearDownSandbox, report: Report) -> None:
         async with limit(what):

@@ -4,6 +4,7 @@ Each first says what it would do; nothing is done unless `really`.
 """
 
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 
 from domain import events as e
 from domain.errors import InvalidRequest, NotReady
@@ -11,7 +12,7 @@ from domain.fold import Replayed
 from domain.observations import World
 from domain.records import Cause, Draft
 from service.daemon import Ports
-from service.recovery import Observer, fence, replay
+from service.recovery import Observer, fence, remove_sandbox, replay
 
 
 async def adopt(ports: Ports, *, really: bool) -> list[str]:
@@ -62,13 +63,15 @@ async def release(ports: Ports, key: str, *, really: bool) -> list[str]:
 
 
 async def _look(ports: Ports) -> World:
-    observer = Observer(ports.clock, ports.tasks, ports.sandboxes, ports.images, ports.offload)
+    observer = Observer(ports.clock, ports.tasks, ports.sandboxes, ports.network, ports.images, ports.offload)
     return await observer.look(replay(ports.log).node)
 
 
 def _all(world: World) -> list[tuple[str, str]]:
     found = [("container", name) for name, seen in world.tasks.items() if seen.leftovers or seen.mark]
-    return found + [("sandbox", name) for name, seen in world.sandboxes.items() if seen.leftovers or seen.mark]
+    return found + [
+        ("sandbox", name) for name, seen in world.sandboxes.items() if seen.leftovers or seen.mark or seen.cached
+    ]
 
 
 def _known(replayed: Replayed, kind: str) -> set[str]:
@@ -81,7 +84,7 @@ async def _remove(ports: Ports, which: Sequence[tuple[str, str]]) -> None:
     """Containers first: their sandboxes' namespaces are theirs too."""
     by_kind: dict[str, Callable[[str], Awaitable[None]]] = {
         "container": ports.tasks.remove,
-        "sandbox": ports.sandboxes.remove,
+        "sandbox": partial(remove_sandbox, ports.network, ports.sandboxes),
     }
     for kind, name in sorted(which):
         await by_kind[kind](name)

@@ -7,21 +7,23 @@ effects.
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import replace
 
 from domain import events as e
 from domain import recovery
 from domain.container import Container
+from domain.errors import DaybookError
 from domain.fence import objection
 from domain.fold import Replayed, fold
-from domain.lifecycle import ImageState
+from domain.lifecycle import ImageState, SandboxState
 from domain.node import SCHEMA, Node
-from domain.observations import Mark, World
+from domain.observations import Mark, SandboxObservation, World
 from domain.records import Cause, Draft
 from domain.recovery import Finding, LogFacts, Verdict
 from domain.sandbox import Sandbox
 from service.dispatcher import Dispatcher
-from service.ports import Clock, EventLog, Images, Sandboxes, Tasks
+from service.ports import Clock, EventLog, Images, Network, Sandboxes, Tasks
 from service.runner import Runner
 
 log = logging.getLogger("daybook.recovery")
@@ -53,10 +55,13 @@ Offload = Callable[..., Awaitable[World]]
 class Observer:
     """One read-only sweep over everything that the ports can see."""
 
-    def __init__(self, clock: Clock, tasks: Tasks, sandboxes: Sandboxes, images: Images, offload: Offload) -> None:
+    def __init__(
+        self, clock: Clock, tasks: Tasks, sandboxes: Sandboxes, network: Network, images: Images, offload: Offload
+    ) -> None:
         self._clock = clock
         self._tasks = tasks
         self._sandboxes = sandboxes
+        self._network = network
         self._images = images
         self._offload = offload
 
@@ -70,9 +75,20 @@ class Observer:
         return World(
             boot_id=boot_id,
             tasks=self._tasks.observe(containers, boot_id),
-            sandboxes=self._sandboxes.observe(sandboxes, boot_id),
+            sandboxes=_with_cached(self._sandboxes.observe(sandboxes, boot_id), self._network.observe()),
             images=self._images.observe(),
         )
+
+
+def _with_cached(
+    seen: Mapping[str, SandboxObservation], cached: Mapping[str, Mark | None]
+) -> dict[str, SandboxObservation]:
+    """What CNI's cache knows may be all that is left of a sandbox: then its mark is the proof whose it was."""
+    found = dict(seen)
+    for sandbox_id, mark in cached.items():
+        known = found.get(sandbox_id, SandboxObservation())
+        found[sandbox_id] = replace(known, cached=True, mark=known.mark or mark)
+    return found
 
 
 def marks(world: World) -> list[Mark]:
@@ -85,6 +101,14 @@ def fence(event_log: EventLog, state: Mark | None, world: World) -> str | None:
     return objection(event_log.log_id, event_log.head(), state, marks(world))
 
 
+async def remove_sandbox(network: Network, sandboxes: Sandboxes, sandbox_id: str) -> None:
+    """What no record tells of. An address that cannot be released stays in the cache; it does not keep the rest."""
+    try:
+        await network.delete(sandbox_id, sandboxes.netns(sandbox_id))
+    finally:
+        await sandboxes.remove(sandbox_id)
+
+
 class Recovery:
     def __init__(
         self,
@@ -95,6 +119,7 @@ class Recovery:
         runner: Runner,
         tasks: Tasks,
         sandboxes: Sandboxes,
+        network: Network,
         images: Images,
         drop_image: Callable[[str], Awaitable[None]],
         whole: bool,
@@ -106,6 +131,7 @@ class Recovery:
         self._runner = runner
         self._tasks = tasks
         self._sandboxes = sandboxes
+        self._network = network
         self._images = images
         self._drop_image = drop_image
         self._whole = whole
@@ -131,11 +157,26 @@ class Recovery:
         self._runner.kick([e.container_key(i) for i in node.containers])
 
     async def first_clean(self, findings: Sequence[Finding]) -> None:
-        """After the start: the clean-up, then what images owe."""
+        """After the start: the clean-up, what images owe, and whether pods still have the network they were given."""
         try:
             await self.clean(findings)
         finally:
             self._runner.kick(self._image_keys())
+        await self._tend_networks()
+
+    async def _tend_networks(self) -> None:
+        """Tells of what is not as it was; only a client or an outcome may change it."""
+        node = self._dispatcher.node
+        try:
+            await self._network.gc([s.id for s in node.sandboxes.values() if s.held])
+        except DaybookError as error:
+            log.warning("CNI plugins could not be asked to collect garbage: %s", error.text)
+        ready = [s.id for s in node.sandboxes.values() if s.own_network and s.state is SandboxState.READY]
+        for sandbox_id in ready:
+            try:
+                await self._network.check(sandbox_id, self._sandboxes.netns(sandbox_id))
+            except DaybookError as error:
+                log.warning("the network of sandbox %s is not as it was set up: %s", sandbox_id, error.text)
 
     async def clean(self, findings: Sequence[Finding]) -> None:
         """Removes what nobody knows and is provably ours, and what broken pulls left. Failures are told, not fatal."""
@@ -151,7 +192,7 @@ class Recovery:
         if kind == "container":
             await self._tasks.remove(name)
         elif kind == "sandbox":
-            await self._sandboxes.remove(name)
+            await remove_sandbox(self._network, self._sandboxes, name)
         else:
             await self._drop_image(name)
 

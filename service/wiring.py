@@ -22,6 +22,7 @@ from adapters.images.reference import normalise
 from adapters.images.rootfs import RootMounts, mounts_below, unmount
 from adapters.images.skopeo import Settings
 from adapters.log.lmdb_log import LmdbLog
+from adapters.network.network import CniNetwork, Limits
 from adapters.oci.layout import Layout
 from adapters.oci.sandboxes import Sandboxes
 from adapters.oci.tasks import Tasks
@@ -107,6 +108,7 @@ class World:
     clock: SystemClock
     tasks: Tasks
     sandboxes: Sandboxes
+    network: CniNetwork
     images: SkopeoImages
     roots: RootMounts
 
@@ -130,7 +132,7 @@ def open_world(config: Config) -> World:
         seccomp_profile=config.runtime.seccomp_profile,
     )
     sandboxes = Sandboxes(layout, runtime=program(config.runtime.path), pause=program(config.runtime.infra))
-    return World(clock, tasks, sandboxes, images, roots)
+    return World(clock, tasks, sandboxes, _network(config, places), images, roots)
 
 
 async def get_ready(config: Config, world: World) -> None:
@@ -148,6 +150,18 @@ async def leave(world: World) -> None:
 def program(name: str) -> str:
     """The absolute path of a program; the name itself where there is none: using it then fails and says so."""
     return shutil.which(name) or name
+
+
+def _network(config: Config, places: Places) -> CniNetwork:
+    """The cache is our own, not libcni's default: an entry in it is provably of this log."""
+    given = config.network
+    return CniNetwork(
+        str(places.data / "cni"),
+        conf_dir=given.conf_dir,
+        bin_dirs=given.bin_dirs,
+        ip_preference=given.ip_preference,
+        limits=Limits(plugin_s=float(given.plugin_timeout_s)),
+    )
 
 
 def _images(config: Config, places: Places, boot_id: str) -> SkopeoImages:
@@ -170,6 +184,7 @@ def ports(config: Config, log: EventLog, world: World) -> Ports:
         secrets=SideFiles(data / "private"),
         tasks=world.tasks,
         sandboxes=world.sandboxes,
+        network=world.network,
         images=world.images,
         mark=OwnerMark(data),
     )

@@ -98,9 +98,9 @@ class Net:
 class FakeNetwork:
     """`service.ports.Network` on a `Net`. Holds nothing but whether it was started."""
 
-    def __init__(self, net: Net) -> None:
+    def __init__(self, net: Net, *, started: bool = False) -> None:
         self.net = net
-        self._started = False
+        self._started = started
 
     def ready(self) -> str:
         return self.net.trouble if self._started else "the CNI plugins have not been looked at yet"

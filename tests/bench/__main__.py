@@ -10,13 +10,14 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from tests.bench import answers, log, pods
+from tests.bench import answers, containerd, log, peers, pods
 from tests.bench.rows import Row, machine, table, write
 
 PARTS: Mapping[str, Callable[[Path, bool], Iterator[Row]]] = {
     "log": log.rows,
     "answers": answers.rows,
     "pods": pods.rows,
+    "peers": peers.rows,
 }
 
 
@@ -42,6 +43,8 @@ def measured(parts: Sequence[str], directory: Path, quick: bool) -> Iterator[Row
 
 def main() -> int:
     given, about = parser().parse_args(), machine()
+    peer = f"peer: containerd {containerd.version()}" if containerd.installed() else "peer absent"
+    print(peer, flush=True)
     directory = Path(tempfile.mkdtemp(prefix="daybook-bench-", dir=given.directory))
     try:
         rows = list(measured(given.only or list(PARTS), directory, given.quick))
@@ -50,7 +53,7 @@ def main() -> int:
     print("\n".join(f"{name}: {value}" for name, value in about.items()))
     print("\n".join(table(rows)))
     if given.json:
-        write(given.json, about, rows)
+        write(given.json, {"peer": peer, **about}, rows)
     return 0
 
 

@@ -18,6 +18,7 @@ from adapters.log.readonly import open_live
 from domain.node import AGGREGATES
 from domain.records import Record
 from proto import api_pb2 as pb
+from tests.bench import cni
 from tests.support.inventory import inventory
 from tests.support.oci_layout import make_oci_layout
 
@@ -30,6 +31,8 @@ HOST = pb.NamespaceOption(network=pb.NODE, pid=pb.CONTAINER)
 class Daemon:
     """`start` returns the seconds until the first answer. `end` stops it and removes whatever is still there."""
 
+    name = "daybook"
+
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         self.log = directory / "data" / "log"
@@ -37,10 +40,21 @@ class Daemon:
         self._config = directory / "config.toml"
         self._process: subprocess.Popen[bytes] | None = None
         directory.mkdir(exist_ok=True)
-        paths = (
+        self.network = cni.write(directory / "cni", "dbkbench0", 70)
+        text = (
             f'[paths]\ndata = "{directory / "data"}"\nrun = "{directory / "run"}"\n[daemon]\nlog_level = "warning"\n'
+            f'[network]\nconf_dir = "{self.network.conf_dir}"\nbin_dirs = ["{cni.BIN_DIR}"]\n'
         )
-        self._config.write_text(paths)
+        self._config.write_text(text)
+
+    @property
+    def running(self) -> bool:
+        return self._process is not None
+
+    def pids(self) -> list[int]:
+        """The daemon and its monitors."""
+        lines = [line.split(" ", 1) for line in inventory([str(self.directory)]).processes]
+        return [self.pid, *(int(pid) for pid, command in lines if "conmon" in command.split(" ")[0])]
 
     @property
     def pid(self) -> int:
@@ -90,19 +104,30 @@ class Daemon:
         assert self._process.wait(LIMIT_S) == 0
         self._process = None
 
+    def kill(self) -> None:
+        assert self._process is not None
+        self._process.kill()
+        self._process.wait()
+
     def end(self) -> None:
         """Also after a failure: the containers of a benchmark must not outlive it."""
         if self._process is not None:
-            self._process.kill()
-            self._process.wait()
+            self.kill()
             self._process = None
         if inventory([str(self.directory)]).processes or inventory([str(self.directory)]).mounts:
             self.daybook("purge", "--yes")
+        self.network.remove()
 
     # --- what is asked of it ---
 
+    def prepare(self) -> None:
+        """Nothing: there is no pause image."""
+
+    def load(self, layout: Path, reference: str) -> None:
+        self.daybook("load", str(layout), reference)
+
     def load_image(self) -> None:
-        self.daybook("load", str(make_oci_layout(self.directory / "image").path), IMAGE)
+        self.load(make_oci_layout(self.directory / "image").path, IMAGE)
 
     def run_pod(self, name: str) -> str:
         config = pb.PodSandboxConfig(

@@ -67,7 +67,9 @@ def sandbox_next(state: str | None, event: str) -> str | None:
         return "NOTREADY" if state == "READY" else None
     if event == "sandbox.stop_requested":
         return "STOPPING" if state in ("SETTING_UP", "READY", "NOTREADY", "STOPPING") else None
-    if event in ("sandbox.network_released", "sandbox.network_leaked"):
+    if event == "sandbox.network_released":
+        return state if state in ("STOPPING", "STOPPED", "REMOVING") else None
+    if event == "sandbox.network_leaked":
         return state if state in ("STOPPING", "REMOVING") else None
     if event == "sandbox.stopped":
         return "STOPPED" if state == "STOPPING" else None

@@ -86,12 +86,13 @@ class Promises:
 
     # --- held against what is there ----------------------------------------------------------------------------------
 
-    def broken(self, node: Node, machine: Any, side_files: Container[str]) -> Iterator[str]:
+    def broken(self, node: Node, machine: Any, net: Any, side_files: Container[str]) -> Iterator[str]:
         yield from self._lost(node, side_files)
         yield from self._undead(node, machine)
         yield from self._images(node)
         yield from self._exits(node, machine)
         yield from self._stops(node)
+        yield from self._addresses(node, net)
 
     def _lost(self, node: Node, side_files: Container[str]) -> Iterator[str]:
         for known in self.created:
@@ -107,6 +108,17 @@ class Promises:
         for known in self.started & set(node.containers):
             if not node.containers[known].started_at:
                 yield f"the start of {known} was acknowledged and is forgotten"
+
+    def _addresses(self, node: Node, net: Any) -> Iterator[str]:
+        """What a pod was told is its own is its own; what a stop gave back is free, or told to have leaked."""
+        for box in node.sandboxes.values():
+            mine = {address for address, who in net.held.items() if who == box.id}
+            if box.own_network and box.state == "READY" and set(box.ips) != mine:
+                yield f"{box.id} was told to have {box.ips}, it has {mine}"
+            if box.id in self.stopped and box.held and not box.leak:
+                yield f"{box.id} was stopped with its network neither released nor told to have leaked"
+            if box.id in self.stopped and not box.held and mine:
+                yield f"{box.id} was released and still has {mine}"
 
     def _undead(self, node: Node, machine: Any) -> Iterator[str]:
         for known in self.stopped & set(node.containers):

@@ -166,10 +166,12 @@ class NodeMachine(RuleBasedStateMachine):
                     return (c.RecordRunFailed(id_, "NetworkFailed", "no"),)
                 infra = start if self.node.sandboxes[id_].own_pid_namespace else None
                 return (c.RecordNetworkSet(id_, ("10.0.0.2",), "{}"), c.RecordSandboxReady(id_, infra))
+            case f.ReleaseNetwork(id_, leaked):
+                if good:
+                    return (c.RecordNetworkReleased(id_),)
+                return () if leaked else (c.RecordNetworkLeaked(id_, 5, "no"),)
             case f.TearDownSandbox(id_):
-                if not good:
-                    return (c.RecordNetworkLeaked(id_, 5, "no"),)
-                return (c.RecordNetworkReleased(id_), c.RecordSandboxStopped(id_))
+                return (c.RecordSandboxStopped(id_),) if good else ()
             case f.RemoveSandbox(id_):
                 return (c.RecordSandboxRemoved(id_),)
             case f.PullImage(reference):

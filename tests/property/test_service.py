@@ -31,7 +31,7 @@ from domain.config import (
     SandboxConfig,
     SandboxSecrets,
 )
-from domain.errors import DaybookError, RegistryUnavailable, RuntimeFailed, StorageFailed
+from domain.errors import DaybookError, NetworkFailed, RegistryUnavailable, RuntimeFailed, StorageFailed
 from domain.fold import fold
 from domain.invariants import violations
 from domain.observations import World as Seen
@@ -56,8 +56,12 @@ POD_STEPS = (
     *("set_up.directory", "set_up.pin", "set_up.infra", "set_up.answer"),
     *("tear_down.kill", "tear_down.unpin", "remove_sandbox.files"),
 )
+NETWORK_STEPS = (
+    *("net.add.before", "net.add.intent", "net.add.allocated", "net.add.linked", "net.add.answer"),
+    *("net.del.before", "net.del.unlinked", "net.del.freed", "net.del.answer"),
+)
 IMAGE_STEPS = ("pull.step", "remove_image.step", "clean.step")
-STEPS = TASK_STEPS + POD_STEPS + IMAGE_STEPS
+STEPS = TASK_STEPS + POD_STEPS + NETWORK_STEPS + IMAGE_STEPS
 WHERE = ("", "append", "append.before", "append.after", "look", "secrets", "mark", "resume", *STEPS)
 IN_FLIGHT = {"@D", "@F", "@G", "@IB", "@IC", "@SF"}
 """Rows about an effect that a dead daemon left: while one is up, that effect is its own."""
@@ -399,7 +403,7 @@ class ServiceMachine(RuleBasedStateMachine):
         node = self.world.node
         told = [
             *violations(node),
-            *self.model.broken(node, self.world.machine, self.world.side_files),
+            *self.model.broken(node, self.world.machine, self.world.net, self.world.side_files),
             *self.world.unforeseen,
         ]
         told += self.signals()
@@ -547,6 +551,8 @@ def trouble_at(step: str, hang: bool) -> Act | DaybookError:
 def error_at(step: str) -> DaybookError:
     if step in POD_STEPS:
         return RuntimeFailed(f"scripted at {step}")
+    if step in NETWORK_STEPS:
+        return NetworkFailed(f"scripted at {step}")
     if step == "pull.step":
         return RegistryUnavailable("RegistryUnavailable: scripted")
     return StorageFailed(f"scripted at {step}")

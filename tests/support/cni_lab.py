@@ -19,7 +19,7 @@ from adapters.network import namespace
 from adapters.network.fake import Act, FakeNetwork, Net
 from adapters.network.network import CniNetwork, Limits
 from adapters.oci import kernel
-from adapters.oci.sandboxes import pin
+from adapters.oci.namespaces import make as pin
 from domain.config import SandboxConfig
 from domain.lifecycle import SandboxState
 from domain.sandbox import Sandbox

@@ -24,6 +24,7 @@ from typing import Any
 from adapters.images.fake import FakeImages
 from adapters.log.errors import LogFull
 from adapters.log.memory import MemoryLog
+from adapters.network.fake import FakeNetwork, Net
 from adapters.oci.fake import Act, FakeSandboxes, FakeTasks, Program, World
 from domain import commands as c
 from domain.config import ContainerSecrets, SandboxSecrets
@@ -374,6 +375,7 @@ class ServiceWorld:
         self.clock = Clock(self)
         self.machine = Machine(self)
         self.tasks, self.sandboxes, self.images = NamedTasks(self.machine), NamedSandboxes(self.machine), Store(self)
+        self.net = Net(step=self.machine.step)
         self.log = MemoryLog(aggregates=AGGREGATES)
         self.side_files: dict[str, Secret] = {}
         self.mark: Mark | None = None
@@ -534,6 +536,7 @@ class ServiceWorld:
             SecretsPort(life),
             self.tasks,
             self.sandboxes,
+            FakeNetwork(self.net),
             self.images,
             MarkPort(life),
             self._offload,
@@ -586,6 +589,7 @@ class ServiceWorld:
             self.kill()
         self.clock.reboot()
         self.machine.reboot(self.clock.boot_id)
+        self.net.reboot()
 
     def close(self) -> None:
         """Unwinds what the dead left, with nobody to see it."""
@@ -655,6 +659,7 @@ class ServiceWorld:
             "side files": sorted(self.side_files),
             "images": sorted(seen.images),
             "strays": list(seen.stray),
+            **self.net.leftovers(),
         }
         return {what: which for what, which in found.items() if which}
 

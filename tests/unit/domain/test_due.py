@@ -73,6 +73,8 @@ def test_a_sandbox_stops_its_containers_then_itself_then_removes_them_then_itsel
     book.ask(stop)
     assert due(book.node, b.BOX_KEY) == NOTHING, "the stop is under way"
     book.ask(END)
+    assert due(book.node, b.BOX_KEY) == Due(effect=f.ReleaseNetwork(b.BOX))
+    book.ask(c.RecordNetworkReleased(b.BOX))
     assert due(book.node, b.BOX_KEY) == Due(effect=f.TearDownSandbox(b.BOX))
     book.ask(c.RecordSandboxStopped(b.BOX))
     (remove,) = due(book.node, b.BOX_KEY).commands
@@ -85,6 +87,31 @@ def test_a_sandbox_stops_its_containers_then_itself_then_removes_them_then_itsel
     assert due(book.node, b.BOX_KEY) == Due(effect=f.RemoveSandbox(b.BOX))
     book.ask(c.RecordSandboxRemoved(b.BOX))
     assert (book.node.sandboxes, book.node.containers) == ({}, {})
+
+
+def test_an_address_that_leaked_holds_up_no_stop_and_is_released_in_the_background() -> None:
+    book = b.with_sandbox(B.STOPPING)
+    book.ask(c.RecordNetworkLeaked(b.BOX, 5, "no plugin"))
+    assert due(book.node, b.BOX_KEY) == Due(effect=f.TearDownSandbox(b.BOX))
+    book.ask(c.RecordSandboxStopped(b.BOX))
+    assert due(book.node, b.BOX_KEY) == Due(effect=f.ReleaseNetwork(b.BOX, leaked=True))
+    removed = book.copy()
+    removed.ask(c.RemoveSandbox(b.BOX))
+    assert due(removed.node, b.BOX_KEY) == Due(effect=f.RemoveSandbox(b.BOX))
+    book.ask(c.RecordNetworkReleased(b.BOX))
+    assert due(book.node, b.BOX_KEY) == NOTHING and not book.node.sandboxes[b.BOX].leak
+
+
+@pytest.mark.parametrize("events", [(), (e.SandboxNetworkSet(("10.0.0.2",), "{}"),)])
+def test_a_failed_run_releases_what_a_plugin_may_have_given(events: tuple[e.Event, ...]) -> None:
+    book = b.with_sandbox(B.SETTING_UP).put(b.BOX_KEY, *events, e.SandboxRunFailed("NetworkFailed", "no"))
+    assert due(book.node, b.BOX_KEY) == Due(effect=f.ReleaseNetwork(b.BOX))
+    book.ask(c.RecordNetworkReleased(b.BOX))
+    assert due(book.node, b.BOX_KEY) == Due(effect=f.RemoveSandbox(b.BOX))
+
+
+def test_the_hosts_network_is_nobodys_to_release() -> None:
+    assert due(b.with_sandbox(B.STOPPING, network=False).node, b.BOX_KEY) == Due(effect=f.TearDownSandbox(b.BOX))
 
 
 def test_a_stop_with_grace_is_cut_short_by_the_sandbox() -> None:

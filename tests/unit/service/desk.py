@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from adapters.log.memory import MemoryLog
+from adapters.network.fake import FakeNetwork, Net
 from adapters.oci.fake import FakeSandboxes, FakeTasks, World
 from domain import commands as c
 from domain import effects as f
@@ -121,8 +122,12 @@ class Bench:
         self.world = World(boot_id=desk.clock.boot_id)
         self.tasks, self.sandboxes = FakeTasks(self.world), FakeSandboxes(self.world)
         self.images = PlainStore(self.world)
+        self.net = Net(step=self.world.step)
+        self.network = FakeNetwork(self.net, started=True)
         self.reported: list[c.Command] = []
-        self.handlers = Handlers(desk.node, desk.log, desk.clock, desk.files, self.tasks, self.sandboxes, self.images)
+        self.handlers = Handlers(
+            desk.node, desk.log, desk.clock, desk.files, self.tasks, self.sandboxes, self.network, self.images
+        )
 
     async def do(self, what: f.Effect | f.Watch) -> list[c.Command]:
         """Runs one effect; what it reported is folded at once, as the dispatcher would do it."""

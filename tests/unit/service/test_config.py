@@ -65,7 +65,10 @@ def test_a_choice_is_one_of_those_named(name: str) -> None:
 @pytest.mark.parametrize(
     ("text", "told"),
     [
-        ("[deamon]\n", "unknown key deamon; known are the tables daemon, images, log, paths, runtime, sockets"),
+        (
+            "[deamon]\n",
+            "unknown key deamon; known are the tables daemon, images, log, network, paths, runtime, sockets",
+        ),
         ("[daemon]\nreconcile = 3\n", "unknown key daemon.reconcile; known are log_level, reconcile_s, stop_wait_s"),
         ("daemon = 3\n", r"daemon must be a table, written \[daemon\]"),
         ("daemon", "it is not TOML"),

@@ -11,11 +11,11 @@ from domain import commands as c
 from domain import effects as f
 from domain import events as e
 from domain.config import ContainerSecrets
-from domain.errors import DaybookError, RegistryUnavailable, RuntimeFailed, StorageFailed, TimedOut
+from domain.errors import DaybookError, NetworkFailed, RegistryUnavailable, RuntimeFailed, StorageFailed, TimedOut
 from domain.records import Evidence
-from service.handlers import LIMIT_S, MONITOR_LAST_WORD_NS
+from service.handlers import LIMIT_S, MONITOR_LAST_WORD_NS, RELEASE_TRIES
 from tests.unit.domain import builders as b
-from tests.unit.service.desk import Bench, Desk, turns, virtual
+from tests.unit.service.desk import HELD_BACK, Bench, Desk, turns, virtual
 
 MADE = b.S.CREATING
 
@@ -290,7 +290,7 @@ async def test_without_a_monitor_the_code_is_unknown_and_says_why() -> None:
 async def test_an_infra_process_that_ends_is_the_death_of_its_sandbox() -> None:
     desk = Desk().put(b.BOX_KEY, b.run_requested(namespaces=b.modes(pid=True)))
     table = Bench(desk)
-    (told,) = await table.do(f.SetUpSandbox(b.BOX))
+    _, told = await table.do(f.SetUpSandbox(b.BOX))
     assert told.infra is not None
     watching = asyncio.ensure_future(table.do(f.WatchInfra(b.BOX, told.infra)))
     await turns()
@@ -307,9 +307,12 @@ async def test_a_sandbox_comes_up_goes_down_and_leaves_nothing() -> None:
     desk = Desk().put(b.BOX_KEY, b.run_requested())
     desk.files.write(b.BOX, ContainerSecrets())
     table = Bench(desk)
-    assert await table.do(f.SetUpSandbox(b.BOX)) == [c.RecordSandboxReady(b.BOX, None)]
-    assert table.world.pods[b.BOX].mark is not None
+    attached, ready = await table.do(f.SetUpSandbox(b.BOX))
+    assert attached.ips == ("10.200.0.2",) and b.BOX in attached.result and ready == c.RecordSandboxReady(b.BOX, None)
+    assert table.world.pods[b.BOX].mark is not None and table.net.entries[b.BOX].mark == table.world.pods[b.BOX].mark
     desk.put(b.BOX_KEY, e.SandboxStopRequested())
+    assert await table.do(f.ReleaseNetwork(b.BOX)) == [c.RecordNetworkReleased(b.BOX)]
+    assert not table.net.leftovers()
     assert await table.do(f.TearDownSandbox(b.BOX)) == [c.RecordSandboxStopped(b.BOX)]
     desk.put(b.BOX_KEY, e.SandboxRemoveRequested())
     assert await table.do(f.RemoveSandbox(b.BOX)) == [c.RecordSandboxRemoved(b.BOX)]
@@ -322,9 +325,98 @@ async def test_a_sandbox_that_cannot_be_set_up_has_failed(what: Any) -> None:
     desk = Desk().put(b.BOX_KEY, b.run_requested())
     table = Bench(desk)
     table.world.at("set_up.pin", what)
-    text = "SetUpSandbox did not end within 60 s and was killed" if what is Act.HANG else "no"
+    text = "SetUpSandbox did not end within 180 s and was killed" if what is Act.HANG else "no"
     told = await table.do(f.SetUpSandbox(b.BOX))
     assert told == [c.RecordRunFailed(b.BOX, "TimedOut" if what is Act.HANG else "RuntimeFailed", text)]
+
+
+@virtual
+async def test_the_hosts_network_has_no_plugins() -> None:
+    table = Bench(Desk().put(b.BOX_KEY, b.run_requested(namespaces=b.modes(network=False))))
+    assert await table.do(f.SetUpSandbox(b.BOX)) == [c.RecordSandboxReady(b.BOX, None)]
+    assert not table.net.steps
+
+
+@pytest.mark.parametrize("step", ["net.add.before", "net.add.intent", "net.add.allocated", "net.add.answer"])
+@virtual
+async def test_an_attachment_that_fails_is_a_failed_run_and_released_by_its_removal(step: str) -> None:
+    desk = Desk().put(b.BOX_KEY, b.run_requested())
+    table = Bench(desk)
+    table.world.at(step, NetworkFailed("no"))
+    assert await table.do(f.SetUpSandbox(b.BOX)) == [c.RecordRunFailed(b.BOX, "NetworkFailed", "no")]
+    assert await table.do(f.ReleaseNetwork(b.BOX)) == [c.RecordNetworkReleased(b.BOX)]
+    assert not table.net.leftovers()
+
+
+@virtual
+async def test_a_second_attempt_releases_what_the_first_was_given() -> None:
+    desk = Desk().put(b.BOX_KEY, b.run_requested())
+    table = Bench(desk)
+    table.net.pool = ("10.200.0.2",)
+    told: list[c.Command] = []
+
+    async def unheard(command: c.Command) -> None:
+        told.append(command)
+
+    for _ in range(2):
+        await table.handlers.handle(f.SetUpSandbox(b.BOX), unheard)
+    assert [t.ips for t in told if isinstance(t, c.RecordNetworkSet)] == [("10.200.0.2",)] * 2
+
+
+@virtual
+async def test_annotations_that_are_held_back_reach_the_plugins() -> None:
+    desk = Desk().put(b.BOX_KEY, b.run_requested(annotations={"short": "1"}))
+    desk.files.write(b.BOX, HELD_BACK)
+    table, seen = Bench(desk), {}
+    add = table.network.add
+
+    async def spied(sandbox: Any, netns: str, annotations: Any, mark: Any) -> Any:
+        seen.update(annotations)
+        return await add(sandbox, netns, annotations, mark)
+
+    table.network.add = spied  # type: ignore[method-assign]
+    await table.do(f.SetUpSandbox(b.BOX))
+    assert seen == {"short": "1", **HELD_BACK.annotations}
+
+
+@pytest.mark.parametrize("fails", [RELEASE_TRIES - 1, RELEASE_TRIES])
+@virtual
+async def test_a_release_is_tried_to_its_bound_and_then_a_leak(fails: int) -> None:
+    desk = Desk().put(b.BOX_KEY, b.run_requested())
+    table = Bench(desk)
+    await table.do(f.SetUpSandbox(b.BOX))
+    desk.put(b.BOX_KEY, e.SandboxStopRequested())
+    table.world.at("net.del.before", *(NetworkFailed(f"no {n}") for n in range(1, fails + 1)))
+    leaked = c.RecordNetworkLeaked(b.BOX, RELEASE_TRIES, f"no {RELEASE_TRIES}")
+    wanted = leaked if fails == RELEASE_TRIES else c.RecordNetworkReleased(b.BOX)
+    assert await table.do(f.ReleaseNetwork(b.BOX)) == [wanted]
+    assert bool(table.net.leftovers()) is (fails == RELEASE_TRIES)
+
+
+@virtual
+async def test_a_release_that_hangs_is_a_leak_within_the_kubelets_patience() -> None:
+    desk = Desk().put(b.BOX_KEY, b.run_requested())
+    table = Bench(desk)
+    await table.do(f.SetUpSandbox(b.BOX))
+    desk.put(b.BOX_KEY, e.SandboxStopRequested())
+    table.world.at("net.del.unlinked", Act.HANG)
+    begun = desk.clock.now().boot_ns
+    (told,) = await table.do(f.ReleaseNetwork(b.BOX))
+    assert isinstance(told, c.RecordNetworkLeaked) and told.attempts == 1 and "110 s" in told.text
+    assert desk.clock.now().boot_ns - begun < 120 * 10**9
+
+
+@virtual
+async def test_a_leak_is_tried_once_at_a_time_in_the_background() -> None:
+    desk = Desk().put(b.BOX_KEY, b.run_requested())
+    table = Bench(desk)
+    await table.do(f.SetUpSandbox(b.BOX))
+    desk.put(b.BOX_KEY, e.SandboxStopRequested(), e.SandboxNetworkLeaked(5, "no"), e.SandboxStopped())
+    table.world.at("net.del.before", NetworkFailed("still not"))
+    with pytest.raises(NetworkFailed, match="still not"):
+        await table.do(f.ReleaseNetwork(b.BOX, leaked=True))
+    assert await table.do(f.ReleaseNetwork(b.BOX, leaked=True)) == [c.RecordNetworkReleased(b.BOX)]
+    assert not table.net.leftovers() and not desk.node.sandboxes[b.BOX].leak
 
 
 # --- images ----------------------------------------------------------------------------------------------------------

@@ -100,7 +100,7 @@ def test_answers_come_in_the_order_of_the_records(pod: Pod) -> None:
     pod.world.call(pod.create_request(), ContainerSecrets())
     pod.world.call(c.PullImage("q.io/b:1"))
     pod.world.let_pass(2.5)
-    assert len(pod.world.history()) - 5 == 2 and not seen
+    assert len(pod.world.history()) - 6 == 2 and not seen
     pod.world.let_pass(4)
     assert [key.split("/")[0] for key in seen[:2]] == ["container", "image"]
 
