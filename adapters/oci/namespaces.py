@@ -34,7 +34,8 @@ def make(pins: Mapping[str, str], settings: Sequence[Setting] = (), hostname: st
         except Failure as error:
             failed.append(error)
         except OSError as error:
-            failed.append(NetworkFailed(f"namespaces of the pod: {error.filename}: {os.strerror(error.errno or 0)}"))
+            where = f"{error.filename}: " if error.filename else ""
+            failed.append(NetworkFailed(f"namespaces of the pod: {where}{os.strerror(error.errno or 0)}"))
 
     thread = threading.Thread(target=work, name="oci namespaces", daemon=True)
     thread.start()

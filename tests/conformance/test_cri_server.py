@@ -284,6 +284,13 @@ def test_status(ask: Client, running: Served) -> None:
     assert '"sequence"' in status.info["info"]
 
 
+@pytest.mark.parametrize("there", [True, False])
+def test_recursive_read_only_mounts_are_told_as_the_runtime_has_them(tmp_path: Path, there: bool) -> None:
+    with served(tmp_path, recursive_read_only=there, handlers=("crun",)) as made:
+        handlers = Client(made.kubelet)("Status").runtime_handlers
+    assert [h.features.recursive_read_only_mounts for h in handlers] == [there, there]
+
+
 def test_image_fs_info(ask: Client) -> None:
     info = ask("ImageFsInfo")
     for (entry,) in (info.image_filesystems, info.container_filesystems):

@@ -429,7 +429,7 @@ def changed(config: Any, **fields: Any) -> Any:
         ({"log_directory": "/var/../etc"}, StatusCode.INVALID_ARGUMENT),
         ({"hostname": "not a hostname"}, StatusCode.INVALID_ARGUMENT),
         ({"linux__cgroup_parent": "/../outside"}, StatusCode.INVALID_ARGUMENT),
-        ({"linux__security_context__namespace_options__network": pb.POD}, StatusCode.UNIMPLEMENTED),
+        ({"linux__security_context__namespace_options__userns_options__mode": pb.POD}, StatusCode.UNIMPLEMENTED),
         ({"linux__security_context__namespace_options__pid": pb.TARGET}, StatusCode.INVALID_ARGUMENT),
     ],
     ids=str,

@@ -180,7 +180,7 @@ _OF_RUNTIME = [
     ),
     ("conmon", "-", "kill-before", False),
 ]
-_OF_INFRA = [("runc", word, mode) for word in ("create", "start", "delete") for mode in _MODES]
+_OF_INFRA = [("runc", word, mode) for word in ("run", "delete") for mode in _MODES]
 _OF_IMAGES = [("skopeo", word, mode, False) for word in ("inspect", "copy", "delete") for mode in _MODES]
 
 

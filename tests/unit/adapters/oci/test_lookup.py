@@ -24,6 +24,26 @@ def test_propagation(path: str, shared: bool, slave: bool) -> None:
     assert (found.path, found.shared, found.slave) == (path, shared, slave)
 
 
+@pytest.mark.parametrize(
+    ("release", "options", "there"),
+    [
+        ("6.1.0-18-amd64", ["ro", "rro"], True),
+        ("5.12.0", ["rro"], True),
+        ("5.10.0-9", ["rro"], False),
+        ("6.1.0", ["ro"], False),
+        ("6.1.0", None, False),
+        ("6.1.0", "rro", False),
+    ],
+)
+def test_recursive_read_only_needs_the_runtime_and_the_kernel(
+    monkeypatch: pytest.MonkeyPatch, release: str, options: object, there: bool
+) -> None:
+    uname = os.uname_result(("Linux", "node", release, "#1", "x86_64"))
+    monkeypatch.setattr(lookup.os, "uname", lambda: uname)
+    monkeypatch.setattr(lookup.runc, "features", lambda path: {"mountOptions": options})
+    assert lookup.host("/usr/sbin/runc").recursive_read_only is there
+
+
 def test_sources_are_resolved_and_made(tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to(tmp_path / "there")
     mounts = (Mount("/v", f"{tmp_path}/link"), Mount("/w", f"{tmp_path}/new/deep"))
