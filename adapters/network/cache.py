@@ -19,6 +19,7 @@ from domain.errors import NetworkFailed
 from domain.observations import Mark
 
 KIND = "cniCacheV1"
+HALF = ".new"
 ENTRY_MAX = 4 << 20
 FILE = re.compile(rf"(?P<network>[A-Za-z0-9][A-Za-z0-9_.-]{{0,149}})-(?P<id>[0-9a-f]{{64}})-{INTERFACE}")
 SANDBOX_ID = re.compile(r"[0-9a-f]{64}")
@@ -99,6 +100,12 @@ class Cache:
         """Sandbox ids with an entry, readable or not."""
         return {match["id"] for name in self._names() if (match := FILE.fullmatch(name))}
 
+    def tidy(self) -> None:
+        """Removes what a daemon left that was killed while it wrote. Before any `write`."""
+        for name in self._names():
+            if name.endswith(HALF) and FILE.fullmatch(name.removesuffix(HALF)):
+                self._unlink(os.path.join(self.results, name))
+
     def _names(self) -> list[str]:
         """Raises NetworkFailed where the directory is there and cannot be read: nothing is known then."""
         try:
@@ -128,22 +135,25 @@ class Cache:
 
     def remove(self, found: Found) -> None:
         """Raises NetworkFailed."""
+        self._unlink(found.path)
+
+    def _unlink(self, path: str) -> None:
         try:
-            os.unlink(found.path)
+            os.unlink(path)
         except FileNotFoundError:
             return
         except OSError as error:
-            raise NetworkFailed(f"cannot remove {found.path}: {os.strerror(error.errno or 0)}") from error
+            raise NetworkFailed(f"cannot remove {path}: {os.strerror(error.errno or 0)}") from error
 
 
 def _replace(path: str, data: bytes, durable: bool) -> None:
-    fd = os.open(f"{path}.new", os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    fd = os.open(f"{path}{HALF}", os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     with os.fdopen(fd, "wb") as file:
         file.write(data)
         if durable:
             file.flush()
             os.fsync(fd)
-    os.rename(f"{path}.new", path)
+    os.rename(f"{path}{HALF}", path)
     if durable:
         directory = os.open(os.path.dirname(path), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:

@@ -25,7 +25,7 @@ PROTOCOLS = frozenset({"tcp", "udp", "sctp"})
 PORT_MAX = 65535
 ARGUMENT = re.compile(r"[!-:<>-~]{0,253}")
 """Printable ASCII without `;` and `=`, which part CNI_ARGS."""
-QUANTITY = re.compile(r"\+?(\d{1,19}(?:\.\d{0,9})?|\.\d{1,9})(?:([numkMGTPE]|[KMGTPE]i)|[eE]([+-]?\d{1,2}))?")
+QUANTITY = re.compile(r"\+?(\d{1,19}(?:\.\d{0,9})?|\.\d{1,9})(?:([numkMGTPE]|[KMGTPE]i)|[eE]([+-]?\d{1,2}))?", re.ASCII)
 SUFFIXES: Mapping[str, Fraction] = {
     suffix: Fraction(1000) ** power for suffix, power in zip("numkMGTPE", (-3, -2, -1, 1, 2, 3, 4, 5, 6), strict=True)
 }

@@ -14,6 +14,7 @@ from adapters.network import capabilities, conf, namespace, result
 from adapters.network.cache import Cache, Entry, Found
 from adapters.network.conf import FIRST_CHECK, FIRST_STATUS, Loaded, NetworkConfig
 from adapters.network.plugin import Attachment, Budget, Plugins, Step
+from adapters.network.process import end_strays
 from adapters.network.result import INTERFACE, Attached, BadResult
 from adapters.network.threads import Threads
 from adapters.network.watcher import Watcher
@@ -59,6 +60,7 @@ class CniNetwork:
 
     async def start(self) -> None:
         """Returns when the configuration has been read once; STATUS is asked in the background."""
+        await self._threads.call(self._cache.tidy)
         await self.watcher.start()
 
     async def close(self) -> None:
@@ -139,6 +141,9 @@ class CniNetwork:
 
     async def _release(self, sandbox_id: str, netns: str) -> None:
         for found in await self._find(sandbox_id):
+            if found.entry is None or found.entry.result is None:
+                # An ADD that was cut; its plugin may run still, if the daemon was killed.
+                await self._threads.call(end_strays, sandbox_id)
             await self._del(found, netns if netns and namespace.is_netns(netns) else "")
             await self._threads.call(self._cache.remove, found)
 

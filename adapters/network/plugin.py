@@ -105,4 +105,4 @@ class Plugins:
 
 def _why(done: process.Finished) -> str:
     ended = f"killed by signal {-done.code}" if done.code < 0 else f"exit {done.code}"
-    return error_of(done.out) or (f"{ended}: {done.last_line}" if done.last_line else ended)
+    return error_of(done.out) or (f"{ended}: {done.last_words}" if done.last_words else ended)

@@ -9,8 +9,10 @@ import asyncio
 import contextlib
 import logging
 import os
+import select
 import signal
 import subprocess
+import time
 from collections.abc import Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -34,9 +36,11 @@ class Finished:
     cut: bool = False
 
     @property
-    def last_line(self) -> str:
-        lines = [line for line in self.err.decode(errors="replace").splitlines() if line.strip()]
-        return lines[-1].strip() if lines else ""
+    def last_words(self) -> str:
+        """The last line that it said; of a Go program that broke down, the one before the stack."""
+        lines = [line.strip() for line in self.err.decode(errors="replace").splitlines() if line.strip()]
+        broke = [line for line in lines if line.startswith(("panic: ", "fatal error: "))]
+        return (broke[:1] or lines[-1:] or [""])[0]
 
 
 async def run(argv: Sequence[str], *, env: Mapping[str, str], stdin: bytes, limit_s: float) -> Finished:
@@ -187,6 +191,50 @@ def group_members(group: int) -> list[int]:
         if int(of_group) == group and state not in (b"Z", b"X"):
             found.append(int(name))
     return found
+
+
+# --- what a daemon that was killed left running ----------------------------------------------------------------------
+
+
+def end_strays(container_id: str) -> None:
+    """Ends every plugin that still runs an ADD for a container, and returns when they are gone. Blocking.
+
+    A plugin outlives a killed daemon; told apart by its environment, as between its start and any note of its pid a
+    daemon can die too. Raises TimedOut where one does not die.
+    """
+    wanted = {b"CNI_COMMAND=ADD", f"CNI_CONTAINERID={container_id}".encode()}
+    deadline = time.monotonic() + REAP_S
+    # Again until none is seen: one that is killed may just have started another.
+    while found := [fd for name in os.listdir("/proc") if name.isdecimal() and (fd := _stray(int(name), wanted)) >= 0]:
+        for fd in found:
+            _end(fd, deadline)
+            os.close(fd)
+        if time.monotonic() > deadline:
+            raise TimedOut(f"a plugin that runs for {container_id} since an earlier daemon does not die")
+
+
+def _stray(pid: int, wanted: set[bytes]) -> int:
+    """A pidfd of a process with these words in its environment, else -1. Opened first: the pid cannot change hands."""
+    try:
+        fd = os.pidfd_open(pid)
+    except OSError:
+        return -1
+    try:
+        with open(f"/proc/{pid}/environ", "rb") as file:
+            if wanted <= set(file.read(CHUNK).split(b"\0")):
+                return fd
+    except OSError:
+        pass
+    os.close(fd)
+    return -1
+
+
+def _end(pidfd: int, deadline: float) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+    poller = select.poll()
+    poller.register(pidfd, select.POLLIN)
+    poller.poll(max(0, deadline - time.monotonic()) * 1000)
 
 
 async def uncancelled(work: Coroutine[Any, Any, None]) -> None:

@@ -214,7 +214,7 @@ class BridgeLab(RealLab):
     """bridge with host-local, portmap and bandwidth, in a namespace that they take for the host's."""
 
     version = "1.0.0"
-    hangs = collects = False
+    hangs = collects = masquerade = False
     bridge = "dbtest0"
     v4, v6 = "10.88.7", "fd00:88:7:"
 
@@ -234,9 +234,9 @@ class BridgeLab(RealLab):
         ]
         ipam = {"type": "host-local", "dataDir": str(self.path / "ipam"), "ranges": ranges}
         ipam["routes"] = [{"dst": "0.0.0.0/0"}, {"dst": "::/0"}]
-        bridge = {"type": "bridge", "bridge": self.bridge, "isGateway": True, "ipMasq": True, "ipam": ipam}
-        portmap = {"type": "portmap", "capabilities": {"portMappings": True}, "snat": True}
-        return [bridge, portmap, {"type": "bandwidth", "capabilities": {"bandwidth": True}}]
+        bridge = {"type": "bridge", "bridge": self.bridge, "isGateway": True, "ipMasq": self.masquerade, "ipam": ipam}
+        portmap = {"type": "portmap", "capabilities": {"portMappings": True}}
+        return [bridge, portmap]
 
     def held(self) -> set[str]:
         directory = self.path / "ipam/pods"
@@ -288,6 +288,7 @@ def reach(server: str, client: str, address: str, port: int, *, at: tuple[str, i
         inside(server, lambda: socket.socket(family)) as listener,
         inside(client, lambda: socket.socket(family)) as out,
     ):
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind((address, port))
         listener.listen()
         listener.settimeout(10)
