@@ -215,11 +215,9 @@ class Execs:
         if run.cgroup:
             await cgroups.empty(run.cgroup)
             return
-        main = run.main or process.identity(_pid(run.paths))
-        if main is None or main.pid not in cgroups.members(run.container_cgroup):
-            main = run.main
-        if main is not None:
-            await end_session(main, run.container_cgroup)
+        leader = run.main.pid if run.main else _pid(run.paths)
+        if leader and (run.main is None or process.start_time(leader) in (None, run.main.start)):
+            await end_session(leader, run.container_cgroup)
 
     async def _remove_cgroup(self, cgroup: str) -> str:
         """At once where nothing is in the way, else with some patience in a thread."""
@@ -259,6 +257,7 @@ class Execs:
                 # The command first, as long as its runc lives and reaps it; then runc; then what it began meanwhile.
                 await self._kill(run)
                 for one in runtimes:
+                    await _ends_soon(one)
                     await end_family(one)
                 await self._kill(run)
         except TimeoutError:
@@ -304,12 +303,15 @@ async def end_family(one: Process | None) -> None:
             await process.gone(member)
 
 
-async def end_session(leader: Process, cgroup: str) -> None:
-    """Kills a command's process and, of the members of its container's cgroup, those of its session."""
-    seen = [one for pid in cgroups.members(cgroup) if (one := process.identity(pid)) and _session(pid) == leader.pid]
-    for member in (leader, *seen):
-        if process.send_signal(member, signal.SIGKILL):
-            await process.gone(member)
+async def end_session(leader: int, cgroup: str) -> None:
+    """Kills the members of a container's cgroup that are of a session. Unbounded by itself.
+
+    The leader may be gone: its pid stays the session's, and nobody else's, as long as one member lives.
+    """
+    for pid in cgroups.members(cgroup):
+        found = process.identity(pid)
+        if found is not None and _session(pid) == leader and process.send_signal(found, signal.SIGKILL):
+            await process.gone(found)
 
 
 def _session(pid: int) -> int:
@@ -321,11 +323,14 @@ def _session(pid: int) -> int:
 
 async def _has_ended(init: Process | None) -> bool:
     """Whether a container is over. Its init outlives the other processes by a moment."""
-    if init is not None:
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(PIPES_S):
-                await process.gone(init)
-    return not process.alive(init)
+    return init is None or await _ends_soon(init)
+
+
+async def _ends_soon(one: Process) -> bool:
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(PIPES_S):
+            await process.gone(one)
+    return not process.alive(one)
 
 
 def _pid(paths: ExecPaths) -> int:
