@@ -81,6 +81,10 @@ class RuntimeFailed(Failure):
     """runc or conmon failed; the text carries the command, its exit code and the last line it said."""
 
 
+class ExecFailed(Failure):
+    """A command could not be started inside a container, or the container ended first."""
+
+
 class NetworkFailed(Failure):
     """A CNI plugin or a namespace operation failed."""
 
@@ -91,7 +95,16 @@ class StorageFailed(Failure):
 
 FAILURES: dict[str, type[Failure]] = {
     kind.__name__: kind
-    for kind in (TimedOut, Cancelled, RegistryUnavailable, PullFailed, RuntimeFailed, NetworkFailed, StorageFailed)
+    for kind in (
+        TimedOut,
+        Cancelled,
+        RegistryUnavailable,
+        PullFailed,
+        RuntimeFailed,
+        ExecFailed,
+        NetworkFailed,
+        StorageFailed,
+    )
 }
 """Failures by the name under which an event records them."""
 

@@ -1,6 +1,6 @@
 """What a front end (the CRI) may ask of the daemon. Structural: adapters never import it, `Daemon` fulfils it."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -8,6 +8,7 @@ from domain.commands import Command
 from domain.config import ContainerSecrets, SandboxSecrets
 from domain.node import Node
 from domain.records import Cause, Head, Usage
+from service.ports import ExecResult
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +45,14 @@ class Api(Protocol):
 
         Cancelling ends the wait, never the work. `secrets` belong to CreateContainer and RunSandbox.
         """
+        ...
+
+    async def exec_sync(self, container_id: str, argv: Sequence[str], timeout_s: float) -> ExecResult:
+        """Runs a command in a running container. The caller owns this work: cancelling ends the command."""
+        ...
+
+    async def reopen_log(self, container_id: str) -> None:
+        """After the log was renamed: on return a new one is there and the old one grows no more."""
         ...
 
     def secrets(self, name: str) -> ContainerSecrets | SandboxSecrets | None: ...

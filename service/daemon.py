@@ -14,8 +14,19 @@ from domain.records import Cause, Head, Record, Usage
 from domain.recovery import Finding
 from service.api import Change, Condition, Health
 from service.dispatcher import Dispatcher
+from service.execs import Execs
 from service.handlers import Handlers
-from service.ports import Clock, EventLog, Images, Network, Sandboxes, Secrets, StateMark, Tasks
+from service.ports import (
+    Clock,
+    EventLog,
+    ExecResult,
+    Images,
+    Network,
+    Sandboxes,
+    Secrets,
+    StateMark,
+    Tasks,
+)
 from service.recovery import Observer, Offload, Recovery, fence, replay
 from service.runner import Runner
 
@@ -91,6 +102,7 @@ class Daemon:
             handlers.drop_image,
             replayed.whole,
         )
+        self._execs = Execs(self.node, ports.tasks)
         self._stopping = False
         self._routines: list[asyncio.Task[None]] = []
         self._checkpointed = ports.log.head().seq
@@ -135,7 +147,9 @@ class Daemon:
         self._stopping = True
         for routine in self._routines:
             routine.cancel()
-        left = await self.runner.drain(self._timing.stop_wait_s)
+        left, _ = await asyncio.gather(
+            self.runner.drain(self._timing.stop_wait_s), self._execs.drain(self._timing.stop_wait_s)
+        )
         await self._ports.network.close()
         text = f"{left} effects were left to the next start" if left else ""
         await self._dispatcher.record(c.RecordNode(e.NodeStopped(text)), Cause("admin", "stop"))
@@ -164,6 +178,12 @@ class Daemon:
             raise errors.NotReady("cannot take the command: the daemon is stopping")
         return await self._dispatcher.submit(command, cause, secrets)
 
+    async def exec_sync(self, container_id: str, argv: Sequence[str], timeout_s: float) -> ExecResult:
+        return await self._execs.exec_sync(container_id, argv, timeout_s)
+
+    async def reopen_log(self, container_id: str) -> None:
+        await self._execs.reopen_log(container_id)
+
     def secrets(self, name: str) -> ContainerSecrets | SandboxSecrets | None:
         return self._ports.secrets.read(name)
 
@@ -177,6 +197,7 @@ class Daemon:
             "log": {"id": self._ports.log.log_id, "seq": head.seq, "hash": head.hash.hex()},
             "quarantined": {key: q.why for key, q in self.node.quarantined.items()},
             "effects": {"inFlight": len(self.runner.in_flight()), "failures": self.runner.failures},
+            "execs": self._execs.info(),
             "alarms": self._recovery.alarms,
         }
         return Health(self._runtime_condition(), self._network_condition(), info)

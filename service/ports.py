@@ -100,6 +100,24 @@ class Tasks(Protocol):
         """Returns when the monitor has ended."""
         ...
 
+    async def exec_sync(self, container: Container, argv: Sequence[str], timeout_s: float) -> "ExecResult":
+        """Runs a command inside a running container; `timeout_s` 0: no limit. Whatever happens, none of it is left.
+
+        Raises TimedOut after the limit, ExecFailed (cannot be started; the container ended first), RuntimeFailed.
+        """
+        ...
+
+    async def clean_execs(self) -> None:
+        """Ends and removes the commands that earlier daemons left inside containers."""
+        ...
+
+    async def reopen_log(self, container: Container, sandbox: Sandbox) -> None:
+        """The renamed log grows no more, a new one is at its path. Nothing where it was not renamed.
+
+        Raises WrongState (no log, no monitor), InvalidRequest, RuntimeFailed, StorageFailed, TimedOut.
+        """
+        ...
+
     def observe(self, containers: Sequence[Container], boot_id: str) -> Mapping[str, TaskObservation]:
         """One read-only sweep: every container asked for, and every id that the disk or the runtime knows besides."""
         ...
@@ -117,6 +135,19 @@ class TaskCreated(Protocol):
 
     @property
     def runtime(self) -> Binary: ...
+
+
+class ExecResult(Protocol):
+    """The first 16 MiB of each stream; what came after was read and thrown away. `code`: 128 + a signal's number."""
+
+    @property
+    def stdout(self) -> bytes: ...
+
+    @property
+    def stderr(self) -> bytes: ...
+
+    @property
+    def code(self) -> int: ...
 
 
 class TaskExit(Protocol):

@@ -157,8 +157,11 @@ class Recovery:
         self._runner.kick([e.container_key(i) for i in node.containers])
 
     async def first_clean(self, findings: Sequence[Finding]) -> None:
-        """After the start: the clean-up, what images owe, and whether pods still have the network they were given."""
+        """After the start: commands that a dead daemon left in containers, the clean-up, what images owe; then whether
+        pods still have the network that they were given.
+        """
         try:
+            await self._clean_execs()
             await self.clean(findings)
         finally:
             self._runner.kick(self._image_keys())
@@ -186,6 +189,13 @@ class Recovery:
         for result in await asyncio.gather(*map(_bounded, jobs), return_exceptions=True):
             if isinstance(result, Exception):
                 log.warning("clean-up failed, it will be tried again: %s", str(result) or type(result).__name__)
+
+    async def _clean_execs(self) -> None:
+        """What cannot be ended now is ended with its container."""
+        try:
+            await _bounded(self._tasks.clean_execs())
+        except (DaybookError, TimeoutError) as error:
+            log.warning("commands of an earlier daemon are left: %s", str(error) or type(error).__name__)
 
     async def _remove_orphan(self, key: str) -> None:
         kind, name = e.split_key(key)

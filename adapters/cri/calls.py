@@ -26,8 +26,10 @@ MESSAGE_MAX = 16 * 1024 * 1024
 
 AGENT_MAX = 128
 
-QUIET = re.compile(r"(Version|Status|RuntimeConfig|ListContainers|ListPodSandbox|ListImages|ImageFsInfo|\w+Status)")
-"""Questions: an answer to them is worth a line at DEBUG only."""
+QUIET = re.compile(
+    r"(Version|Status|RuntimeConfig|ListContainers|ListPodSandbox|ListImages|ImageFsInfo|ExecSync|\w+Status)"
+)
+"""Questions and probes: an answer to them is worth a line at DEBUG only."""
 
 Method = Callable[[Any, Cause], Awaitable[Any]]
 """An RPC: request and cause -> reply, a message or its bytes. Raises `domain.errors`."""

@@ -1,6 +1,6 @@
 """What the CRI asks of the daemon. Structural: `service` fulfils it and is never imported here."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 from domain.commands import Command
@@ -38,6 +38,15 @@ class Health(Protocol):
     def info(self) -> Mapping[str, Any]: ...
 
 
+class ExecResult(Protocol):
+    @property
+    def stdout(self) -> bytes: ...
+    @property
+    def stderr(self) -> bytes: ...
+    @property
+    def code(self) -> int: ...
+
+
 class Api(Protocol):
     """`node` may be read at any time and never changed. Everything raises `domain.errors`."""
 
@@ -49,6 +58,12 @@ class Api(Protocol):
     ) -> str:
         """Cancelling ends the wait, never the work. Returns the id that the reply carries."""
         ...
+
+    async def exec_sync(self, container_id: str, argv: Sequence[str], timeout_s: float) -> ExecResult:
+        """Cancelling ends the command. `timeout_s` 0: no limit."""
+        ...
+
+    async def reopen_log(self, container_id: str) -> None: ...
 
     def secrets(self, name: str) -> ContainerSecrets | SandboxSecrets | None: ...
 

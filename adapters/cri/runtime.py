@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from adapters.cri import info, lookup, views
+from adapters.cri import execs, info, lookup, views
 from adapters.cri.lists import Lists
 from adapters.cri.options import CRI_VERSION, RUNTIME_NAME, Options
 from adapters.cri.port import Api, Condition
@@ -122,6 +122,18 @@ class RuntimeService:
 
     async def ListContainers(self, request: Any, cause: Cause) -> Any:
         return self._lists.containers(request.filter)
+
+    async def ExecSync(self, request: Any, cause: Cause) -> Any:
+        """The answer waits for the command; a caller that leaves ends it."""
+        found = lookup.container_id(self._api.node, request.container_id)
+        name = lookup.known("container", request.container_id, found, "exec in")
+        argv, timeout_s = execs.asked(request)
+        return execs.reply(await self._api.exec_sync(name, argv, timeout_s))
+
+    async def ReopenContainerLog(self, request: Any, cause: Cause) -> Any:
+        found = lookup.container_id(self._api.node, request.container_id)
+        await self._api.reopen_log(lookup.known("container", request.container_id, found, "reopen the log of"))
+        return pb.ReopenContainerLogResponse()
 
 
 def _condition(kind: str, known: Condition) -> Any:

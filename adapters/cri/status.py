@@ -27,6 +27,7 @@ CODES: Mapping[type[DaybookError], grpc.StatusCode] = {
     errors.RegistryUnavailable: grpc.StatusCode.UNKNOWN,
     errors.PullFailed:          grpc.StatusCode.UNKNOWN,
     errors.RuntimeFailed:       grpc.StatusCode.INTERNAL,
+    errors.ExecFailed:          grpc.StatusCode.UNKNOWN,
     errors.NetworkFailed:       grpc.StatusCode.INTERNAL,
     errors.StorageFailed:       grpc.StatusCode.INTERNAL,
 }

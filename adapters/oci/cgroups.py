@@ -3,6 +3,7 @@
 Blocking, but each call is a few reads of kernel files. Nothing here decides what should live.
 """
 
+import asyncio
 import contextlib
 import os
 import signal
@@ -137,6 +138,8 @@ async def empty(cgroups_path: str) -> None:
             found = process.identity(pid)
             if found is not None and pid in members(cgroups_path):
                 await process.gone(found)
+        # One that has ended may be listed a moment longer.
+        await asyncio.sleep(0)
 
 
 def remove(cgroups_path: str) -> list[str]:
@@ -165,6 +168,24 @@ def _remove_once(cgroups_path: str) -> list[str]:
             except OSError:
                 stuck.append(directory)
     return stuck
+
+
+def divide(cgroups_path: str, name: str) -> tuple[str, str]:
+    """Makes a cgroup for a command inside a container's: (its path, what `runc exec --cgroup` must be told).
+
+    In v1 the freezer's hierarchy alone is divided: it is enough to find and end all, and the limits stay the
+    container's. Both empty where it cannot be made: no such container, no freezer, a read-only hierarchy.
+    """
+    found = hierarchies()
+    root = found.unified if found.v2 else found.v1.get("freezer", "")
+    below = directory_for(cgroups_path)
+    if not root or not below.strip("/") or "/../" in f"{below}/":
+        return "", ""
+    try:
+        os.mkdir(f"{root}{below}/{name}", 0o755)
+    except OSError:
+        return "", ""
+    return f"{below}/{name}", name if found.v2 else f"freezer:{name}"
 
 
 def prune(*paths: str) -> None:

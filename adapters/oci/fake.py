@@ -15,10 +15,11 @@ from enum import Enum
 from typing import Any
 
 from adapters.oci import namespaces
+from adapters.oci.execs import ExecResult
 from adapters.oci.tasks import TaskCreated, TaskExit
 from domain.config import ContainerSecrets
 from domain.container import Container
-from domain.errors import RuntimeFailed
+from domain.errors import ExecFailed, RuntimeFailed, TimedOut, WrongState
 from domain.events import Binary, Deadline, User
 from domain.observations import (
     ExitFile,
@@ -55,6 +56,17 @@ class Program:
     on_stop: int | None = 143
 
 
+@dataclass(frozen=True, slots=True)
+class Command:
+    """What a command inside a container does. `hangs`: it does not end. `missing`: there is no such program."""
+
+    out: bytes = b""
+    err: bytes = b""
+    code: int = 0
+    hangs: bool = False
+    missing: bool = False
+
+
 @dataclass(slots=True)
 class FakeTask:
     """Everything that exists under one container id."""
@@ -73,6 +85,9 @@ class FakeTask:
     oom_kills: int = 0
     stop_sent: bool = False
     strays: int = 0
+    execs: int = 0
+    log_renamed: bool = False
+    logs: int = 1
 
 
 @dataclass(slots=True)
@@ -87,11 +102,15 @@ class FakePod:
 
 @dataclass
 class World:
-    """The machine. `programs`: what the container with an id will do; others run until they are stopped."""
+    """The machine. `programs`: what the container with an id will do; others run until they are stopped.
+
+    `commands`: what a command line does inside a container; others say nothing and end with 0.
+    """
 
     boot_id: str = "boot-1"
     wall_ns: int = 10**18
     programs: dict[str, Program] = field(default_factory=dict)
+    commands: dict[tuple[str, ...], Command] = field(default_factory=dict)
     tasks: dict[str, FakeTask] = field(default_factory=dict)
     pods: dict[str, FakePod] = field(default_factory=dict)
     unreadable: set[str] = field(default_factory=set)
@@ -147,6 +166,7 @@ class World:
         if not task.init_alive:
             return
         task.init_alive = False
+        task.execs = 0
         task.oom, task.oom_kills = task.oom or oom, task.oom_kills + oom
         if task.monitor_alive:
             task.exit = ExitFile(code, self.wall_ns)
@@ -166,7 +186,7 @@ class World:
         self.boot_id = boot_id
         for task in self.tasks.values():
             task.init_alive = task.monitor_alive = task.mounted = False
-            task.strays = 0
+            task.strays = task.execs = 0
         for pod in self.pods.values():
             pod.infra_alive, pod.pinned = False, frozenset()
         self.changed()
@@ -247,6 +267,39 @@ class FakeTasks:
             ended.cancel()
             grace.cancel()
 
+    async def exec_sync(self, container: Container, argv: Sequence[str], timeout_s: float) -> ExecResult:
+        world, task = self.world, self.world.tasks.get(container.id)
+        command = world.commands.get(tuple(argv), Command())
+        await world.step("exec.before")
+        if task is None or not task.init_alive or command.missing:
+            raise ExecFailed("runc exec: cannot exec in a stopped container, or there is no such program")
+        task.execs += 1
+        try:
+            async with asyncio.timeout(timeout_s or None):
+                await world.step("exec.run")
+                if command.hangs:
+                    await world.until(lambda: not task.init_alive)
+        except TimeoutError:
+            raise TimedOut(f"command timed out: timeout {timeout_s:g}s exceeded") from None
+        finally:
+            task.execs = max(0, task.execs - 1)
+        if not task.init_alive:
+            raise ExecFailed("the container ended while the command ran")
+        return ExecResult(command.out, command.err, command.code)
+
+    async def clean_execs(self) -> None:
+        await self.world.step("clean_execs")
+        for task in self.world.tasks.values():
+            task.execs = 0
+
+    async def reopen_log(self, container: Container, sandbox: Sandbox) -> None:
+        task = self.world.tasks.get(container.id)
+        if task is None or not task.monitor_alive:
+            raise WrongState("its monitor is gone, nobody writes its log")
+        await self.world.step("reopen")
+        task.logs += task.log_renamed
+        task.log_renamed = False
+
     async def tidy(self, container: Container) -> None:
         await self.world.step("tidy.kill")
         task = self.world.tasks.get(container.id)
@@ -264,7 +317,7 @@ class FakeTasks:
             return
         await world.step("remove.kill")
         task.monitor_alive = task.init_alive = task.known_to_runtime = False
-        task.strays = 0
+        task.strays = task.execs = 0
         world.changed()
         await world.step("remove.unmount")
         task.mounted = False

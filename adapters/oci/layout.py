@@ -104,6 +104,53 @@ class ContainerPaths:
 
 
 @dataclass(frozen=True, slots=True)
+class ExecPaths:
+    """One command that is run inside a container: made before it, removed when nothing of it is left.
+
+    The directory's name, and so the cgroup's, begins with the container's id.
+    """
+
+    directory: str
+
+    @property
+    def name(self) -> str:
+        return self.directory.rpartition("/")[2]
+
+    @property
+    def container_id(self) -> str:
+        return self.name.partition(".")[0]
+
+    @property
+    def cgroup(self) -> str:
+        """The cgroup's name below the container's."""
+        return f"exec-{self.name.partition('.')[2]}"
+
+    @property
+    def spec(self) -> str:
+        """The OCI process. Without it a runtime that comes late starts nothing."""
+        return f"{self.directory}/process.json"
+
+    @property
+    def pidfile(self) -> str:
+        """The process in the container, written by runc when it has been started."""
+        return f"{self.directory}/pid"
+
+    @property
+    def process(self) -> str:
+        """The same with its start time and boot, once it was seen."""
+        return f"{self.directory}/process"
+
+    @property
+    def log(self) -> str:
+        """What runc itself says: the command's own stderr is another matter."""
+        return f"{self.directory}/log"
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        return (self.spec, self.pidfile, self.process, self.log)
+
+
+@dataclass(frozen=True, slots=True)
 class SandboxPaths:
     """One sandbox: its directory on disk, and what it has pinned and mounted while the machine is up."""
 
@@ -220,6 +267,11 @@ class Layout:
         return f"{self.run}/attach"
 
     @property
+    def execs(self) -> str:
+        """A directory for each command that runs inside a container, `CONTAINER.NAME`."""
+        return f"{self.run}/execs"
+
+    @property
     def containers_known(self) -> tuple[str, ...]:
         """Directories whose entries are called by container ids."""
         return (self.containers, self.runtime_root, self.exits, self.attach)
@@ -237,6 +289,7 @@ class Layout:
             self.infra_root,
             self.exits,
             self.attach,
+            self.execs,
         )
 
     def container(self, container_id: str) -> ContainerPaths:
@@ -247,6 +300,9 @@ class Layout:
             exit_copy=f"{self.exits}/{container_id}",
             attach_link=f"{self.attach}/{container_id}",
         )
+
+    def exec(self, container_id: str, name: str) -> ExecPaths:
+        return ExecPaths(f"{self.execs}/{checked(container_id)}.{name}")
 
     def sandbox(self, sandbox_id: str) -> SandboxPaths:
         checked(sandbox_id)

@@ -18,6 +18,11 @@ def check(log_directory: str, log_path: str) -> None:
 
     `log_path` is absolute, as the container's record has it.
     """
+    os.close(enter(log_directory, log_path)[0])
+
+
+def enter(log_directory: str, log_path: str) -> tuple[int, str]:
+    """`check`, and then a descriptor of the directory that holds the log, which the caller closes, and its name."""
     top = log_directory.rstrip("/")
     if not log_path.startswith("/") or os.path.normpath(log_path) != log_path or "\0" in log_path:
         raise InvalidRequest(f"log path {log_path[:200]!r} is not a clean absolute path")
@@ -33,8 +38,10 @@ def check(log_directory: str, log_path: str) -> None:
         for part in between:
             here = _enter(here, part, log_path)
         _check_file(here, name, log_path)
-    finally:
+    except BaseException:
         os.close(here)
+        raise
+    return here, name
 
 
 def _enter(parent: int, part: str, log_path: str) -> int:

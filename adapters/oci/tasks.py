@@ -16,8 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from adapters.oci import cgroups, files, kernel, logpath, lookup, process, runc, seccomp, spec, sweep, users
+from adapters.oci.execs import ExecResult, Execs, cgroup_of
 from adapters.oci.layout import DIRECTORY_MODE, ContainerPaths, Layout
 from adapters.oci.monitor import Monitors, read_exit, recorded, strays
+from adapters.oci.reopen import Logs
 from adapters.oci.threads import Threads
 from domain.config import ContainerConfig, ContainerSecrets, NamespaceMode, SandboxConfig
 from domain.container import Container
@@ -87,6 +89,8 @@ class Tasks:
         self._threads = Threads(limit_s=limits.file_s)
         self._runtime = runc.Runtime(runtime, layout.runtime_root, limits.runtime_s)
         self._monitors = Monitors(monitor, self._runtime, layout, monitors_cgroup, self._threads, limits.create_s)
+        self._execs = Execs(layout, self._runtime, self._threads, limits.kill_s)
+        self._logs = Logs(layout, self._threads)
         self._binaries: tuple[Binary, Binary] | None = None
         self._host: spec.Host | None = None
         files.prepare(layout)
@@ -234,7 +238,7 @@ class Tasks:
         joined = files.read_process(paths.joined)
         if joined is not None and not process.alive(joined):
             raise RuntimeFailed(f"process {joined.pid}, whose pid namespace the container is in, has ended")
-        kills = cgroups.oom_kills(_cgroup(paths))
+        kills = cgroups.oom_kills(cgroup_of(paths))
         await self._runtime.start(container.id)
         return kills
 
@@ -273,7 +277,7 @@ class Tasks:
     async def _kill(self, paths: ContainerPaths, container: Container, init: Process) -> None:
         process.send_signal(init, signal.SIGKILL)
         if container.config.namespaces.pid is not NamespaceMode.CONTAINER:
-            await self._empty(_cgroup(paths))
+            await self._empty(cgroup_of(paths))
 
     async def _empty(self, cgroup: str) -> None:
         """Kills all in a cgroup of ours. Raises TimedOut where something does not die."""
@@ -285,6 +289,17 @@ class Tasks:
         except TimeoutError:
             left = sorted(cgroups.members(cgroup))[:10]
             raise TimedOut(f"processes in cgroup {cgroup} do not die: {left}") from None
+
+    # --- while it runs -----------------------------------------------------------------------------------------------
+
+    async def exec_sync(self, container: Container, argv: Sequence[str], timeout_s: float) -> ExecResult:
+        return await self._execs.run(container, argv, timeout_s)
+
+    async def clean_execs(self) -> None:
+        await self._execs.clean()
+
+    async def reopen_log(self, container: Container, sandbox: Sandbox) -> None:
+        await self._logs.reopen(container, sandbox)
 
     # --- after the end -----------------------------------------------------------------------------------------------
 
@@ -298,7 +313,7 @@ class Tasks:
             with suppress(TimeoutError):
                 async with asyncio.timeout(self._limits.monitor_s):
                     await process.gone(monitor)
-        kills = cgroups.oom_kills(_cgroup(paths))
+        kills = cgroups.oom_kills(cgroup_of(paths))
         oom = os.path.isfile(paths.oom) or kills > container.oom_kills_at_start
         found = read_exit(paths)
         if found is None:
@@ -312,7 +327,7 @@ class Tasks:
 
     async def tidy(self, container: Container) -> None:
         paths = self.layout.container(container.id)
-        await self._empty(_cgroup(paths))
+        await self._empty(cgroup_of(paths))
         if os.path.isdir(paths.task):
             await self._delete(container.id, paths)
 
@@ -335,9 +350,10 @@ class Tasks:
                     raise
 
     async def _remove_once(self, container_id: str, paths: ContainerPaths, *, look_again: bool) -> None:
-        cgroup = _cgroup(paths)
+        cgroup = cgroup_of(paths)
         await self._end(container_id, paths, look_again)
         await self._empty(cgroup)
+        await self._execs.clean(container_id)
         if os.path.exists(paths.state):
             # For its hooks and whatever else it made; what it leaves, or refuses, is removed below all the same.
             with suppress(Failure):
@@ -376,12 +392,6 @@ class Tasks:
 
     def observe(self, containers: Sequence[Container], boot_id: str) -> Mapping[str, TaskObservation]:
         return sweep.tasks(self.layout, containers, boot_id)
-
-
-def _cgroup(paths: ContainerPaths) -> str:
-    """The container's cgroupsPath; empty where it is unknown or is not this container's."""
-    text = (files.read(paths.cgroup) or b"").decode(errors="replace")
-    return text if text.endswith(os.path.basename(paths.directory)) else ""
 
 
 def _time_left(deadline: Deadline) -> bool:

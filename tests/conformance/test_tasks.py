@@ -98,7 +98,22 @@ class Lab:
             (image / name).mkdir(parents=True)
         (image / "bin/busybox").write_bytes(Path("/bin/busybox").read_bytes())
         (image / "bin/busybox").chmod(0o755)
-        for name in ("sh", "sleep", "echo", "cat", "id", "head", "tail", "dd", "ls", "env", "mount", "ipcs", "true"):
+        for name in (
+            "sh",
+            "sleep",
+            "echo",
+            "cat",
+            "id",
+            "head",
+            "tail",
+            "dd",
+            "ls",
+            "env",
+            "mount",
+            "ipcs",
+            "true",
+            "setsid",
+        ):
             (image / "bin" / name).symlink_to("busybox")
         (image / "etc/passwd").write_text("root:x:0:0::/root:/bin/sh\nweb:x:33:34::/:/bin/sh\n")
         (image / "etc/group").write_text("root:x:0:\nweb:x:34:\nextra:x:77:web\n")

@@ -310,7 +310,7 @@ class Machine:
 
     def _files(self) -> tuple[str, ...]:
         """Entries of every directory that should be empty when no container, sandbox or image is."""
-        run = ("sandboxes", "runc", "runc-infra", "exits", "attach")
+        run = ("sandboxes", "runc", "runc-infra", "exits", "attach", "execs")
         data = (
             "containers",
             "sandboxes",
