@@ -589,7 +589,9 @@ def pattern(path: Path) -> str:
 @pytest.mark.slow
 @only_real
 async def test_no_line_is_lost_or_doubled_at_10_mb_a_second_under_rotation(lab: Lab) -> None:
-    in_bursts = "for n in 0 5 10 15 20 25 30 35 40 45 50 55 60; do dd if=/sync/pattern bs=1M skip=$n count=5; sleep 0.1; done"
+    in_bursts = (
+        "for n in 0 5 10 15 20 25 30 35 40 45 50 55 60; do dd if=/sync/pattern bs=1M skip=$n count=5; sleep 0.1; done"
+    )
     waits = f"exec 2>/dev/null; while [ ! -e /sync/go ]; do sleep 0.01; done; {in_bursts}"
     container, sandbox = await in_sandbox(lab, waits)
     sync = lab.path / f"sync-{container.id[:8]}"
