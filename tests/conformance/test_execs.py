@@ -15,7 +15,6 @@ from typing import Any
 import pytest
 
 from adapters.oci import cgroups, drains, execs, process, reopen
-from adapters.oci.drains import Pool
 from adapters.oci.fake import Command
 from domain import config as c
 from domain.container import Container
@@ -424,26 +423,6 @@ async def test_all_that_is_in_the_pods_cgroup_is_the_containers_own(lab: Lab) ->
     work.cancel()
     await asyncio.wait([work])
     assert sub_cgroups(container) == []
-
-
-# --- what drains keep ------------------------------------------------------------------------------------------------
-
-
-def test_a_pool_is_shared_and_given_back() -> None:
-    async def body() -> None:
-        pool = Pool(drains.SURE)
-        one, two = drains.Drain(pool), drains.Drain(pool)
-        wanted = b"x" * (3 * drains.SURE)
-        for drain in (one, two):
-            await asyncio.to_thread(os.write, drain.write, wanted)
-            drain.started()
-            await asyncio.wait_for(drain.ended, 10)
-        assert (len(one.data), len(two.data)) == (2 * drains.SURE, drains.SURE)
-        one.close()
-        two.close()
-        assert pool.free == drains.SURE
-
-    asyncio.run(body())
 
 
 # --- rotation of logs ------------------------------------------------------------------------------------------------
