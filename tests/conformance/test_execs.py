@@ -217,6 +217,16 @@ async def test_a_child_that_keeps_the_pipes_does_not_hold_the_answer(lab: Lab) -
 
 
 @only_real
+async def test_what_goes_to_the_background_without_the_pipes_ends_too(lab: Lab) -> None:
+    container = await lab.running(IDLE)
+    before = members(container)
+    text = "setsid sleep 1000 </dev/null >/dev/null 2>&1 & echo said"
+    done = await lab.tasks().exec_sync(container, ("/bin/sh", "-c", text), NONE)
+    assert (done.stdout, done.code) == (b"said\n", 0)
+    nothing_left(lab, container, before)
+
+
+@only_real
 async def test_nothing_of_a_command_survives_its_limit(lab: Lab) -> None:
     """It ignores signals, forks, and leaves its session; what it leaves is orphaned."""
     container = await lab.running(IDLE)
@@ -329,6 +339,18 @@ async def test_removal_ends_a_command_and_clears_its_ledger(lab: Lab) -> None:
     assert ledgers(lab) == []
     with pytest.raises(DaybookError):
         await asyncio.wait_for(work, 5)
+
+
+@only_real
+async def test_removal_clears_what_a_dead_daemon_left(lab: Lab) -> None:
+    container = await lab.running(STOPS)
+    left = lab.layout.exec(container.id, "dead-1")
+    os.mkdir(left.directory)
+    Path(left.pidfile).write_text(str(2**22))
+    Path(left.log).touch()
+    assert cgroups.divide(f"/daybook/{container.id}", left.cgroup)[0]
+    await lab.tasks().remove(container.id)
+    assert ledgers(lab) == []
 
 
 @only_real
