@@ -234,7 +234,7 @@ def _container_events(known: Container, verdict: Verdict, seen: TaskObservation,
             started = containers.BUILD[e.ContainerStarted](known, c.RecordStarted(known.id, seen.oom_kills), now)
             return (started, *_monitor_lost(known, seen, now))
         case V.EXIT:
-            return (*_start_before_exit(known, seen, now), _exit(known, seen, now))
+            return (*_start_before_exit(known, seen, now), *_oom(known, seen, now), _exit(known, seen, now))
         case V.MONITOR_LOST:
             return _monitor_lost(known, seen, now)
         case V.RESUME if known.state is S.STOPPING:
@@ -256,6 +256,14 @@ def _start_before_exit(known: Container, seen: TaskObservation, now: Now) -> tup
         return ()
     at = seen.exit.at_ns if seen.exit else now.wall_ns
     return (e.ContainerStarted(max(at, known.created_at)),)
+
+
+def _oom(known: Container, seen: TaskObservation, now: Now) -> tuple[e.Event, ...]:
+    """The kernel's own counter, where its cgroup is still there: as the watch would have told it before the exit."""
+    ran = known.state in (S.RUNNING, S.STOPPING) or (known.state is S.STARTING and seen.started)
+    if not ran or seen.oom_kills <= max(known.oom_kills_at_start, known.oom_kills):
+        return ()
+    return (containers.BUILD[e.ContainerOom](known, c.RecordOom(known.id, seen.oom_kills), now),)
 
 
 def _exit(known: Container, seen: TaskObservation, now: Now) -> e.Event:

@@ -83,7 +83,7 @@ class Dispatcher:
     async def record(self, command: c.Command, cause: Cause) -> None:
         """Appends the report of an effect or watcher; one that comes too late appends nothing."""
         while True:
-            settled = await self._step(command, cause, None)
+            settled = await self._step(command, cause, None, most=None)
             if settled.left is None:
                 return
             await settled.left
@@ -123,9 +123,13 @@ class Dispatcher:
         return None if self._ahead else self._folded_to
 
     async def _step(
-        self, command: c.Command, cause: Cause, secrets: ContainerSecrets | SandboxSecrets | None
+        self,
+        command: c.Command,
+        cause: Cause,
+        secrets: ContainerSecrets | SandboxSecrets | None,
+        most: int | None = LANE_WAITERS_MAX,
     ) -> Settled:
-        async with self._lane(self.node.lane_of(command)):
+        async with self._lane(self.node.lane_of(command), most):
             now = self._clock.now()
             decision = self.node.decide(command, now)
             match decision:
@@ -227,9 +231,10 @@ class Dispatcher:
         return e.image_key(command.reference) if hasattr(command, "reference") else e.NODE_KEY
 
     @asynccontextmanager
-    async def _lane(self, name: str) -> AsyncIterator[None]:
+    async def _lane(self, name: str, most: int | None = LANE_WAITERS_MAX) -> AsyncIterator[None]:
+        """`most` None: reports of what has happened. They are bounded by the aggregates and must not be turned away."""
         lane = self._lanes.setdefault(name, _Lane())
-        if lane.users >= LANE_WAITERS_MAX:
+        if most is not None and lane.users >= most:
             raise errors.Busy(f"cannot take the command: {lane.users} others wait for {name}")
         lane.users += 1
         try:

@@ -30,7 +30,7 @@ from domain import events as e
 from domain.records import Evidence
 from proto import api_pb2 as pb
 from tests.support.cri_requests import IMAGE, SECRET, Served, create, options, run, served
-from tests.support.fake_api import FakeApi, FakeCondition
+from tests.support.fake_api import FakeApi, FakeCondition, FakeResult
 
 C = grpc.StatusCode
 UNKNOWN = "0" * 64
@@ -38,6 +38,7 @@ BUILT = {
     *("Version", "Status", "RuntimeConfig", "UpdateRuntimeConfig"),
     *("RunPodSandbox", "StopPodSandbox", "RemovePodSandbox", "PodSandboxStatus", "ListPodSandbox"),
     *("CreateContainer", "StartContainer", "StopContainer", "RemoveContainer", "ContainerStatus", "ListContainers"),
+    *("ExecSync", "ReopenContainerLog"),
     *("ListImages", "ImageStatus", "PullImage", "RemoveImage", "ImageFsInfo"),
 }
 RPCS = [rpc for service in pb.DESCRIPTOR.services_by_name.values() for rpc in service.methods]
@@ -132,6 +133,10 @@ TABLE = [
     ("ContainerStatus", "created", C.OK, C.OK),
     ("ContainerStatus", "exited", C.OK, C.OK),
     ("ContainerStatus", "unknown", C.NOT_FOUND, C.NOT_FOUND),
+    ("ReopenContainerLog", "running", C.OK, C.OK),
+    ("ReopenContainerLog", "created", C.FAILED_PRECONDITION, C.FAILED_PRECONDITION),
+    ("ReopenContainerLog", "exited", C.FAILED_PRECONDITION, C.FAILED_PRECONDITION),
+    ("ReopenContainerLog", "unknown", C.NOT_FOUND, C.NOT_FOUND),
 ]
 
 
@@ -153,7 +158,7 @@ def test_an_empty_id_is_refused(ask: Client, name: str) -> None:
 
 @pytest.mark.parametrize("name", sorted({row[0] for row in TABLE}))
 def test_a_unique_prefix_is_as_good_as_the_id(ask: Client, pod: Pod, name: str) -> None:
-    known = pod.id if "Sandbox" in name else pod.created
+    known = pod.id if "Sandbox" in name else pod.running if "Reopen" in name else pod.created
     assert code_of(lambda: ask(name, **_by_id(name, known[:12])))[0] is C.OK
 
 
@@ -321,6 +326,57 @@ def test_quarantined_is_seen_and_not_touched(ask: Client, pod: Pod, running: Ser
     code, text = code_of(lambda: ask("ContainerStatus", container_id="e" * 64))
     assert code is C.FAILED_PRECONDITION
     assert "record 4711" in text
+
+
+# --- commands in containers ------------------------------------------------------------------------------------------
+
+
+def exec_sync(ask: Client, container_id: str, *cmd: str, limit_s: int = 0) -> Any:
+    request = pb.ExecSyncRequest(container_id=container_id, cmd=cmd, timeout=limit_s)
+    return ask.stubs[0].ExecSync(request, timeout=20)
+
+
+def test_a_command_and_its_answer(ask: Client, pod: Pod, running: Served) -> None:
+    told = exec_sync(ask, pod.running[:12], "sh", "-c", "true", limit_s=7)
+    assert (told.stdout, told.stderr, told.exit_code) == (b"out", b"err", 3)
+    assert running.api.execs == [(pod.running, ("sh", "-c", "true"), 7.0)]
+
+
+@pytest.mark.parametrize(
+    ("which", "code"),
+    [
+        ("created", C.FAILED_PRECONDITION),
+        ("exited", C.FAILED_PRECONDITION),
+        ("failed", C.FAILED_PRECONDITION),
+        ("unknown", C.NOT_FOUND),
+    ],
+)
+def test_commands_go_into_running_containers_only(ask: Client, pod: Pod, which: str, code: C) -> None:
+    assert code_of(lambda: ask("ExecSync", container_id=getattr(pod, which, UNKNOWN), cmd=["true"]))[0] is code
+
+
+@pytest.mark.parametrize(("cmd", "limit_s"), [([], 0), ([""], 0), (["true"], -1), (["a", "b\0c"], 0)])
+def test_a_command_that_cannot_be_right(ask: Client, pod: Pod, cmd: list[str], limit_s: int) -> None:
+    assert code_of(lambda: exec_sync(ask, pod.running, *cmd, limit_s=limit_s))[0] is C.INVALID_ARGUMENT
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (errors.TimedOut("command timed out: timeout 1s exceeded"), C.DEADLINE_EXCEEDED),
+        (errors.ExecFailed('exec: "nosuch": executable file not found in $PATH'), C.UNKNOWN),
+        (errors.LimitReached("too many"), C.RESOURCE_EXHAUSTED),
+    ],
+)
+def test_how_a_command_fails(ask: Client, pod: Pod, running: Served, error: errors.DaybookError, code: C) -> None:
+    running.api.said = error
+    assert code_of(lambda: ask("ExecSync", container_id=pod.running, cmd=["true"])) == (code, error.text)
+
+
+def test_an_answer_fits_into_one_message(ask: Client, pod: Pod, running: Served) -> None:
+    running.api.said = FakeResult(b"o" * MESSAGE_MAX, b"e" * MESSAGE_MAX, 0)
+    told = ask("ExecSync", container_id=pod.running, cmd=["true"])
+    assert len(told.stdout) == len(told.stderr) > MESSAGE_MAX // 2 - 100
 
 
 # --- what is not built -----------------------------------------------------------------------------------------------

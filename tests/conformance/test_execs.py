@@ -15,7 +15,6 @@ from typing import Any
 import pytest
 
 from adapters.oci import cgroups, drains, execs, process, reopen
-from adapters.oci.drains import Pool
 from adapters.oci.fake import Command
 from domain import config as c
 from domain.container import Container
@@ -218,6 +217,16 @@ async def test_a_child_that_keeps_the_pipes_does_not_hold_the_answer(lab: Lab) -
 
 
 @only_real
+async def test_what_goes_to_the_background_without_the_pipes_ends_too(lab: Lab) -> None:
+    container = await lab.running(IDLE)
+    before = members(container)
+    text = "setsid sleep 1000 </dev/null >/dev/null 2>&1 & echo said"
+    done = await lab.tasks().exec_sync(container, ("/bin/sh", "-c", text), NONE)
+    assert (done.stdout, done.code) == (b"said\n", 0)
+    nothing_left(lab, container, before)
+
+
+@only_real
 async def test_nothing_of_a_command_survives_its_limit(lab: Lab) -> None:
     """It ignores signals, forks, and leaves its session; what it leaves is orphaned."""
     container = await lab.running(IDLE)
@@ -333,6 +342,18 @@ async def test_removal_ends_a_command_and_clears_its_ledger(lab: Lab) -> None:
 
 
 @only_real
+async def test_removal_clears_what_a_dead_daemon_left(lab: Lab) -> None:
+    container = await lab.running(STOPS)
+    left = lab.layout.exec(container.id, "dead-1")
+    os.mkdir(left.directory)
+    Path(left.pidfile).write_text(str(2**22))
+    Path(left.log).touch()
+    assert cgroups.divide(f"/daybook/{container.id}", left.cgroup)[0]
+    await lab.tasks().remove(container.id)
+    assert ledgers(lab) == []
+
+
+@only_real
 async def test_a_runtime_that_hangs(lab: Lab) -> None:
     container = await lab.running(STOPS)
     script = lab.path / "runtime"
@@ -424,26 +445,6 @@ async def test_all_that_is_in_the_pods_cgroup_is_the_containers_own(lab: Lab) ->
     work.cancel()
     await asyncio.wait([work])
     assert sub_cgroups(container) == []
-
-
-# --- what drains keep ------------------------------------------------------------------------------------------------
-
-
-def test_a_pool_is_shared_and_given_back() -> None:
-    async def body() -> None:
-        pool = Pool(drains.SURE)
-        one, two = drains.Drain(pool), drains.Drain(pool)
-        wanted = b"x" * (3 * drains.SURE)
-        for drain in (one, two):
-            await asyncio.to_thread(os.write, drain.write, wanted)
-            drain.started()
-            await asyncio.wait_for(drain.ended, 10)
-        assert (len(one.data), len(two.data)) == (2 * drains.SURE, drains.SURE)
-        one.close()
-        two.close()
-        assert pool.free == drains.SURE
-
-    asyncio.run(body())
 
 
 # --- rotation of logs ------------------------------------------------------------------------------------------------

@@ -20,6 +20,7 @@ from domain.names import sandbox_name
 from domain.node import Node
 from domain.outcome import Done, Failed, Outcome, outcome
 from domain.records import Cause, Evidence, Head, Now, Process, Usage
+from domain.running import running
 
 BOOT = "11111111-2222-3333-4444-555555555555"
 START_NS = 1_700_000_000 * 10**9
@@ -39,8 +40,18 @@ class FakeHealth:
     info: dict[str, Any] = field(default_factory=lambda: {"daybook": "fake"})
 
 
+@dataclass
+class FakeResult:
+    stdout: bytes = b"out"
+    stderr: bytes = b"err"
+    code: int = 3
+
+
 class FakeApi:
     def __init__(self) -> None:
+        self.execs: list[tuple[str, tuple[str, ...], float]] = []
+        self.said: FakeResult | errors.DaybookError = FakeResult()
+        self.reopened: list[str] = []
         self.node = Node()
         self.kept: dict[str, ContainerSecrets | SandboxSecrets] = {}
         self.events: list[tuple[str, Any, Cause]] = []
@@ -78,6 +89,17 @@ class FakeApi:
             self._changed.clear()
             await self._changed.wait()
         return reply(result)
+
+    async def exec_sync(self, container_id: str, argv: Any, timeout_s: float) -> FakeResult:
+        running(self.node, container_id, "exec in")
+        self.execs.append((container_id, argv, timeout_s))
+        if isinstance(self.said, errors.DaybookError):
+            raise self.said
+        return self.said
+
+    async def reopen_log(self, container_id: str) -> None:
+        running(self.node, container_id, "reopen the log of")
+        self.reopened.append(container_id)
 
     def secrets(self, name: str) -> ContainerSecrets | SandboxSecrets | None:
         return self.kept.get(name)

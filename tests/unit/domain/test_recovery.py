@@ -121,6 +121,20 @@ def test_oom_evidence_survives() -> None:
     assert book.node.containers[b.CON].reason == "OOMKilled"
 
 
+def test_the_kernels_counter_is_on_record_before_the_exit_and_once() -> None:
+    seen = TaskObservation(TaskState.STOPPED, exit=ExitFile(137, b.WALL + 9), oom_kills=2)
+    world = World(b.BOOT_ID, tasks={b.CON: seen})
+    book = b.with_container(ContainerState.RUNNING)
+    finding = render.find(book, world, b.CON_KEY)
+    assert finding is not None
+    assert finding.events[0] == e.ContainerOom(0, 2) and isinstance(finding.events[1], e.ContainerExited)
+    apply(book, finding)
+    assert book.node.containers[b.CON].reason == "OOMKilled"
+    told = b.with_container(ContainerState.RUNNING).put(b.CON_KEY, e.ContainerOom(0, 2))
+    again = render.find(told, world, b.CON_KEY)
+    assert again is not None and [type(event) for event in again.events] == [e.ContainerExited]
+
+
 def test_a_monitor_is_lost_once() -> None:
     book = b.with_container(ContainerState.RUNNING).put(b.CON_KEY, e.ContainerMonitorLost(b.WALL))
     world = World(b.BOOT_ID, tasks={b.CON: TaskObservation(TaskState.RUNNING, MonitorState.DEAD)})

@@ -24,6 +24,7 @@ EXPECTED = {
     "RegistryUnavailable": C.UNKNOWN,
     "PullFailed": C.UNKNOWN,
     "RuntimeFailed": C.INTERNAL,
+    "ExecFailed": C.UNKNOWN,
     "NetworkFailed": C.INTERNAL,
     "StorageFailed": C.INTERNAL,
 }
