@@ -89,9 +89,22 @@ class StorageFailed(Failure):
     """The image store, a mount or a file operation failed."""
 
 
+class DiskFull(StorageFailed):
+    """The file system has no room (or no inode, or the quota is used up) for what the effect had to write."""
+
+
 FAILURES: dict[str, type[Failure]] = {
     kind.__name__: kind
-    for kind in (TimedOut, Cancelled, RegistryUnavailable, PullFailed, RuntimeFailed, NetworkFailed, StorageFailed)
+    for kind in (
+        TimedOut,
+        Cancelled,
+        RegistryUnavailable,
+        PullFailed,
+        RuntimeFailed,
+        NetworkFailed,
+        StorageFailed,
+        DiskFull,
+    )
 }
 """Failures by the name under which an event records them."""
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from domain import commands as c
 from domain import errors
 from domain import events as e
-from domain.config import ContainerSecrets, SandboxSecrets
+from domain.config import ContainerSecrets, SandboxSecrets, Withheld
 from domain.node import SCHEMA, Node
 from domain.records import Cause, Head, Record, Usage
 from domain.recovery import Finding
@@ -59,7 +59,14 @@ class Daemon:
         self.broken = replayed.broken
         self._dispatcher = Dispatcher(self.node, ports.log, ports.clock, ports.secrets)
         handlers = Handlers(
-            self.node, ports.log, ports.clock, ports.secrets, ports.tasks, ports.sandboxes, ports.images
+            self.node,
+            ports.log,
+            ports.clock,
+            ports.secrets,
+            ports.tasks,
+            ports.sandboxes,
+            ports.images,
+            self._dispatcher.credentials.of,
         )
         self.runner = Runner(
             self.node,
@@ -123,6 +130,7 @@ class Daemon:
     async def stop(self) -> None:
         """Refuses new calls, waits for effects within the bound, leaves containers running, says so in the log."""
         self._stopping = True
+        self._dispatcher.ending = True
         for routine in self._routines:
             routine.cancel()
         left = await self.runner.drain(self._timing.stop_wait_s)
@@ -146,9 +154,7 @@ class Daemon:
 
     # --- service.api.Api ---------------------------------------------------------------------------------------------
 
-    async def submit(
-        self, command: c.Command, cause: Cause, secrets: ContainerSecrets | SandboxSecrets | None = None
-    ) -> str:
+    async def submit(self, command: c.Command, cause: Cause, secrets: Withheld | None = None) -> str:
         if self._stopping:
             raise errors.NotReady("cannot take the command: the daemon is stopping")
         return await self._dispatcher.submit(command, cause, secrets)

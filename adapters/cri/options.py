@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from adapters.cri.pinned import UNPINNED, Pins
 from adapters.cri.port import Check, Digester, Normalise
 from adapters.cri.sandbox_config import SandboxRules
 from adapters.cri.translate import Translator
@@ -18,7 +19,8 @@ class Options:
     """`version`: Daybook's own. `handlers`: runtime handlers by name, besides the default. `systemd`: who has cgroups.
 
     `digest`: keyed hash, 32 hex digits; `normalise`: an image reference in full; `new_id`: a fresh id; `check`:
-    refuses a container that its sandbox could never hold. `pod_network`: pods may have a network of their own.
+    refuses a container that its sandbox could never hold. `pod_network`: pods may have a network of their own. `pins`:
+    images that the kubelet must not collect. `allow_registry_token`: see `auth`.
     """
 
     version: str
@@ -29,8 +31,10 @@ class Options:
     handlers: tuple[str, ...] = ()
     pod_network: bool = False
     systemd: bool = False
+    pins: Pins = UNPINNED
+    allow_registry_token: bool = False
 
     @property
     def translator(self) -> Translator:
         rules = SandboxRules(self.handlers, self.pod_network)
-        return Translator(self.digest, self.normalise, self.new_id, rules, self.check)
+        return Translator(self.digest, self.normalise, self.new_id, rules, self.check, self.allow_registry_token)

@@ -29,6 +29,7 @@ CODES: Mapping[type[DaybookError], grpc.StatusCode] = {
     errors.RuntimeFailed:       grpc.StatusCode.INTERNAL,
     errors.NetworkFailed:       grpc.StatusCode.INTERNAL,
     errors.StorageFailed:       grpc.StatusCode.INTERNAL,
+    errors.DiskFull:            grpc.StatusCode.RESOURCE_EXHAUSTED,
 }
 # fmt: on
 

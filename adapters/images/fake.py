@@ -11,7 +11,8 @@ from pathlib import Path
 
 from adapters.images.config import ImageConfig
 from adapters.images.reference import image_hex, parse
-from adapters.images.skopeo import Credentials, source_of
+from adapters.images.skopeo import source_of
+from domain.config import PullCredentials
 from domain.errors import Failure, PullFailed, StorageFailed
 from domain.image import PulledImage
 from domain.observations import ImageObservation, ImageState
@@ -27,11 +28,15 @@ class Offer:
 
 
 class FakeImages:
-    """`hold[reference]`: a pull waits in the middle for that event. `fail[reference]`: raised once there instead."""
+    """`hold[reference]`: a pull waits in the middle for that event. `fail[reference]`: raised once there instead.
+
+    `logins[reference]`: the user and password without which the registry gives it to nobody.
+    """
 
     def __init__(self) -> None:
         self.hold: dict[str, asyncio.Event] = {}
         self.fail: dict[str, Failure] = {}
+        self.logins: dict[str, tuple[str, str]] = {}
         self.calls: list[tuple[str, str]] = []
         self._offers: dict[str, Offer] = {}
         self._stored: dict[str, Offer] = {}
@@ -62,18 +67,24 @@ class FakeImages:
         """The daemon dies now: no pull of this object goes further. Returns what the next daemon finds."""
         self._dead = True
         after = FakeImages()
+        after.logins = dict(self.logins)
         after._offers, after._stored = self._offers, dict(self._stored)
         after._half, after._loose, after._names = set(self._half), set(self._loose), dict(self._names)
         return after
 
     # --- the port ----------------------------------------------------------------------------------------------------
 
-    async def pull(self, reference: str, source: str = "", *, credentials: Credentials | None = None) -> PulledImage:
+    async def pull(
+        self, reference: str, source: str = "", *, credentials: PullCredentials | None = None
+    ) -> PulledImage:
         wanted = str(parse(reference))
         source_of(parse(reference), source)
         self.calls.append(("pull", wanted))
         self._names.pop(wanted, None)
         await self._step()
+        login = credentials and (credentials.username, credentials.password)
+        if not source and self.logins.get(wanted) not in (None, login):
+            raise PullFailed(f"cannot pull image {wanted}: unauthorized: authentication required")
         offer = self._offers.get(source or wanted)
         if offer is None:
             raise PullFailed(f"cannot pull image {wanted}: manifest unknown")

@@ -11,6 +11,7 @@ import threading
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
+from adapters.images.failures import storage_failure
 from domain.errors import Cancelled, StorageFailed
 
 _SYNC_FILE_RANGE_WRITE = 2
@@ -35,7 +36,7 @@ def sync_image(root: Path, image_dir: Path, layers: Sequence[Path], stop: thread
         _sync_one(root)
         return inodes
     except OSError as error:
-        raise StorageFailed(f"cannot sync image {image_dir.name}: {error.strerror or error}") from error
+        raise storage_failure(f"cannot sync image {image_dir.name}", error) from error
 
 
 def count_inodes(directory: Path) -> int:
@@ -75,7 +76,7 @@ class Marks:
                 (self._directory / layer).touch()
                 self._known().add(layer)
         except OSError as error:
-            raise StorageFailed(f"cannot note layers as synced: {error.strerror}") from error
+            raise storage_failure("cannot note layers as synced", error) from error
 
     def unmark(self, layers: Iterable[str]) -> None:
         """Raises StorageFailed."""

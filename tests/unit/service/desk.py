@@ -116,13 +116,15 @@ class Stand:
 class Bench:
     """Handlers over the fakes, with what they report."""
 
-    def __init__(self, desk: Desk) -> None:
+    def __init__(self, desk: Desk, credentials: Callable[[str, str], Any] = lambda reference, access: None) -> None:
         self.desk = desk
         self.world = World(boot_id=desk.clock.boot_id)
         self.tasks, self.sandboxes = FakeTasks(self.world), FakeSandboxes(self.world)
         self.images = PlainStore(self.world)
         self.reported: list[c.Command] = []
-        self.handlers = Handlers(desk.node, desk.log, desk.clock, desk.files, self.tasks, self.sandboxes, self.images)
+        self.handlers = Handlers(
+            desk.node, desk.log, desk.clock, desk.files, self.tasks, self.sandboxes, self.images, credentials
+        )
 
     async def do(self, what: f.Effect | f.Watch) -> list[c.Command]:
         """Runs one effect; what it reported is folded at once, as the dispatcher would do it."""

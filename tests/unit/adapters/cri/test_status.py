@@ -26,6 +26,7 @@ EXPECTED = {
     "RuntimeFailed": C.INTERNAL,
     "NetworkFailed": C.INTERNAL,
     "StorageFailed": C.INTERNAL,
+    "DiskFull": C.RESOURCE_EXHAUSTED,
 }
 
 
