@@ -38,6 +38,7 @@ class Site:
     def __init__(self, m: Machine, registry: LoopbackRegistry) -> None:
         self.m, self.registry = m, registry
         self.built: dict[str, BuiltImage] = {}
+        self.calls: list[Any] = []
 
     def make(self, tag: str = "1", **more: Any) -> BuiltImage:
         layers = [{"seed": tag.encode(), "noise": NOISE + tag.encode()}, {"top": tag.encode() * 2}]
@@ -59,7 +60,9 @@ class Site:
         return str(self.m.cri()[1].PullImage(self.request(image, **auth), timeout=timeout).image_ref)
 
     def begin(self, image: str, timeout: float = 60, **auth: str) -> Any:
-        return self.m.cri()[1].PullImage.future(self.request(image, **auth), timeout=timeout)
+        """A call that nobody holds would be cancelled."""
+        self.calls.append(self.m.cri()[1].PullImage.future(self.request(image, **auth), timeout=timeout))
+        return self.calls[-1]
 
     def status(self, image: str) -> Any:
         return self.m.cri()[1].ImageStatus(pb.ImageStatusRequest(image=pb.ImageSpec(image=image)), timeout=5).image
