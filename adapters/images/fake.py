@@ -1,7 +1,8 @@
 """`Images` in memory, deterministic, for tests: scripted failures, pulls that can be held, a daemon that can be killed.
 
 A registry is what `offer` put there. A pull copies in steps (each one turn of the event loop), so that a cancellation
-or `kill` can fall between them and leaves what skopeo would: nothing, a half entry, a layer without an image.
+or `kill` can fall between them and leaves what it would with skopeo: the one nothing, the other a half entry or a layer
+without an image.
 """
 
 import asyncio
@@ -89,14 +90,20 @@ class FakeImages:
         if offer is None:
             raise PullFailed(f"cannot pull image {wanted}: manifest unknown")
         image_id, new = offer.image.image_id, offer.image.image_id not in self._stored
-        self._loose.update(offer.image.layers[:1] if new else ())
-        if wanted in self.hold:
-            await self.hold[wanted].wait()
-        await self._step()
-        if wanted in self.fail:
-            raise self.fail.pop(wanted)
-        if new or image_id in self._half:
-            await self._commit(offer)
+        begun = set(offer.image.layers[:1] if new else ()) - self._loose
+        self._loose |= begun
+        try:
+            if wanted in self.hold:
+                await self.hold[wanted].wait()
+            await self._step()
+            if wanted in self.fail:
+                raise self.fail.pop(wanted)
+            if new or image_id in self._half:
+                await self._commit(offer)
+        except asyncio.CancelledError:
+            if not self._dead:
+                self._loose -= begun
+            raise
         self._names[wanted] = offer.image
         return offer.image
 

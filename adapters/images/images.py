@@ -139,11 +139,11 @@ class SkopeoImages:
             return ImageObservation(readable=False, text=error.text)
 
     async def usage(self) -> Usage:
-        """Bytes as the index tells them; inodes counted once per layer. Raises StorageFailed, TimedOut."""
+        """Bytes as the index tells them; inodes counted once per layer, in its life. Raises StorageFailed, TimedOut."""
         index = self.store.index()
         missing = [layer.id for layer in index.layers.values() if layer.complete and layer.id not in self._inodes]
         for layer in missing:
-            self._inodes[layer] = await self._threads.run("count inodes", SYNC_S, count_inodes, self.store.diff(layer))
+            self._inodes[layer] = await self._threads.run("count inodes", SYNC_S, self._count, layer)
         for gone in self._inodes.keys() - index.layers.keys():
             del self._inodes[gone]
         data = sum(sum(entry.data.values()) for entry in index.images.values())
@@ -153,6 +153,10 @@ class SkopeoImages:
             inodes=sum(self._inodes.values()) + sum(len(entry.data) + 1 for entry in index.images.values()),
             mountpoint=str(self._root),
         )
+
+    def _count(self, layer: str) -> int:
+        known = self._marks.inodes(layer)
+        return count_inodes(self.store.diff(layer)) if known is None else known
 
     # --- for the runtime adapter -------------------------------------------------------------------------------------
 
@@ -261,7 +265,7 @@ class SkopeoImages:
         image_dir = self.store.data_path(image.id, "manifest").parent
         directories = [self.store.overlay / layer for layer in sorted(unsure)]
         self._inodes.update(sync_image(self._root, image_dir, directories, stop))
-        self._marks.mark(unsure)
+        self._marks.mark({layer: self._inodes.get(layer, 0) for layer in unsure})
         self._entered.add(image.id)
 
     # --- runs of skopeo ----------------------------------------------------------------------------------------------

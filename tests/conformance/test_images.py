@@ -68,6 +68,9 @@ class FakeWorld:
     def reachable(self, reference: str) -> None:
         self.images.fail.pop(reference, None)
 
+    def lock(self, reference: str, *login: str) -> None:
+        self.images.logins[reference] = login
+
     async def stuck(self, reference: str) -> "asyncio.Task[PulledImage]":
         self.images.hold[reference] = asyncio.Event()
         task = asyncio.ensure_future(self.images.pull(reference, ""))
@@ -120,6 +123,9 @@ class RealWorld:
 
     def reachable(self, reference: str) -> None:
         self.registry.faults.clear()
+
+    def lock(self, reference: str, *login: str) -> None:
+        self.registry.login = login
 
     async def stuck(self, reference: str) -> "asyncio.Task[PulledImage]":
         self.fault(reference.rpartition(":")[2], 1, Fault("hang"))
@@ -256,6 +262,24 @@ def test_a_registry_that_is_down_has_its_own_error(world: Any) -> None:
     run(body())
 
 
+def test_credentials_are_the_registrys_to_judge(world: Any) -> None:
+    """At each pull anew, also of what is here already."""
+
+    async def body() -> None:
+        reference, expected = world.publish("a", "one")
+        await world.images.pull(reference, "")
+        world.lock(reference, "me", "secret")
+        right, wrong = PullCredentials("h", "me", "secret"), PullCredentials("i", "me", "wrong")
+        for each in (None, wrong):
+            with pytest.raises(PullFailed) as caught:
+                await world.images.pull(reference, "", credentials=each)
+            assert "RegistryUnavailable" not in caught.value.text and "wrong" not in caught.value.text
+        assert (await world.images.pull(reference, "", credentials=right)).image_id == expected.image_id
+        assert "secret" not in str(world.images.observe())
+
+    run(body())
+
+
 @pytest.mark.parametrize("reference", ["", "UPPER", "x@sha256:12", "a/../b", "sha256:" + "a" * 64])
 def test_a_bad_reference_is_refused(world: Any, reference: str) -> None:
     with pytest.raises(InvalidRequest):
@@ -275,9 +299,8 @@ def test_a_cancelled_pull_leaves_no_image_and_can_be_repeated(world: Any) -> Non
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
-        assert world.images.observe().images == {} and world.images.observe().names == {}
-        await world.images.clean()
-        assert world.images.observe().stray == ()
+        seen = world.images.observe()
+        assert (dict(seen.images), dict(seen.names), seen.stray) == ({}, {}, ())
         world.unstick(reference)
         assert (await world.images.pull(reference, "")).image_id == expected.image_id
 
