@@ -98,7 +98,7 @@ class FakeImages:
             await self._step()
             if wanted in self.fail:
                 raise self.fail.pop(wanted)
-            if new or image_id in self._half:
+            if not self.present(image_id):  # another pull may have brought it meanwhile
                 await self._commit(offer)
         except asyncio.CancelledError:
             if not self._dead:
@@ -156,7 +156,7 @@ class FakeImages:
         try:
             await self._step()
         except asyncio.CancelledError:
-            if not self._dead:
+            if not self._dead and known in self._half:
                 self._forget(known)
             raise
         self._half.discard(known)

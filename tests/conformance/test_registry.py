@@ -4,8 +4,11 @@ failures. The registry is a scripted one on the loopback address (`tests.support
 import base64
 import json
 import os
+import shutil
+import socket
 import subprocess
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -464,3 +467,66 @@ def test_image_fs_info_is_there_from_the_start_and_cheap(s: Site) -> None:
     s.m.start()
     assert ask().image_filesystems[0].used_bytes == used.used_bytes
     assert ask().image_filesystems[0].inodes_used == used.inodes_used
+
+
+# --- Debian's registry ---------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def debians_registry(base: Path, login: tuple[str, str]) -> Iterator[str]:
+    """docker-registry on the loopback address, with basic authentication; its host and port."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        host = f"127.0.0.1:{probe.getsockname()[1]}"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        import crypt
+    (base / "htpasswd").write_text(
+        f"{login[0]}:{crypt.crypt(login[1], crypt.mksalt(crypt.METHOD_BLOWFISH, rounds=16))}\n"
+    )
+    config = {
+        "version": 0.1,
+        "log": {"level": "error"},
+        "storage": {"filesystem": {"rootdirectory": str(base / "registry")}},
+        "http": {"addr": host},
+        "auth": {"htpasswd": {"realm": "tests", "path": str(base / "htpasswd")}},
+    }
+    (base / "registry.yml").write_text(json.dumps(config))
+    with (base / "registry.log").open("wb") as log:
+        words = ["docker-registry", "serve", str(base / "registry.yml")]
+        child = subprocess.Popen(words, stdout=log, stderr=log, env={"PATH": os.environ["PATH"]})
+    try:
+        until(lambda: _listens(host), 20, "the registry listens")
+        yield host
+    finally:
+        child.terminate()
+        child.wait(20)
+
+
+def _listens(host: str) -> bool:
+    name, _, port = host.partition(":")
+    with socket.socket() as probe:
+        return probe.connect_ex((name, int(port))) == 0
+
+
+@pytest.mark.skipif(not shutil.which("docker-registry"), reason="needs Debian's docker-registry")
+def test_debians_registry(s: Site) -> None:
+    """A registry that nobody wrote for these tests, and that skopeo has pushed to."""
+    made = s.make()
+    with debians_registry(s.m.base, BOTH) as host:
+        name, digest = f"{host}/some/app:v1", f"{host}/some/app@{made.manifest}"
+        push = ["skopeo", "copy", "-q", "--dest-tls-verify=false", "--dest-creds", ":".join(BOTH)]
+        subprocess.run([*push, f"oci:{made.path}:1", f"docker://{name}"], check=True)
+        for auth in ({}, {"username": "me", "password": "wrong"}):
+            with refused(StatusCode.UNKNOWN, name, "nauthorized"):
+                s.pull(name, **auth)
+        with refused(StatusCode.UNKNOWN, "manifest unknown"):
+            s.pull(f"{host}/some/app:v2", **ME)
+        assert s.pull(name, **ME) == s.pull(digest, **ME) == made.image_id
+        (image,) = s.listed()
+        assert (list(image.repo_tags), list(image.repo_digests)) == ([name], [digest])
+        s.remove(name)
+    with refused(StatusCode.UNKNOWN, "RegistryUnavailable: ", "connection refused"):
+        s.pull(name, **ME)
+    s.assert_clean()
+    s.assert_no_secret()
