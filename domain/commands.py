@@ -63,10 +63,11 @@ class RemoveContainer:
 
 @dataclass(frozen=True, slots=True)
 class PullImage:
-    """`source` as in `ImagePullRequested`."""
+    """`source` and `access` as in `ImagePullRequested`."""
 
     reference: str
     source: str = ""
+    access: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,15 +196,21 @@ class RecordSandboxRemoved:
 
 @dataclass(frozen=True, slots=True)
 class RecordPulled:
+    """`access`: of the pull that this is the outcome of."""
+
     reference: str
     image: Any
+    access: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class RecordPullFailed:
+    """`access`: of the pull that this is the outcome of."""
+
     reference: str
     error: str
     text: str
+    access: str = ""
 
 
 @dataclass(frozen=True, slots=True)

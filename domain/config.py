@@ -202,6 +202,21 @@ class SandboxSecrets:
 
 
 @dataclass(frozen=True, slots=True)
+class PullCredentials:
+    """What a pull proves to a registry who asks with: user and password, or one of the tokens. In memory only.
+
+    `identity_token`: an OAuth2 refresh token. `registry_token`: a bearer token as the registry itself takes it.
+    `access`: the keyed hash of all that, under which the log knows it. Nothing of it is ever printed.
+    """
+
+    access: str
+    username: str = field(default="", repr=False)
+    password: str = field(default="", repr=False)
+    identity_token: str = field(default="", repr=False)
+    registry_token: str = field(default="", repr=False)
+
+
+@dataclass(frozen=True, slots=True)
 class ContainerSecrets:
     """Values that a container's configuration holds back from the log. Environment values are bytes (cri-api 0.37)."""
 
@@ -209,3 +224,7 @@ class ContainerSecrets:
     args: tuple[str, ...] = ()
     envs: tuple[tuple[str, bytes], ...] = ()
     annotations: Mapping[str, str] = field(default_factory=dict)
+
+
+Withheld = ContainerSecrets | SandboxSecrets | PullCredentials
+"""What a client's request may bring besides its command."""

@@ -15,7 +15,7 @@ from domain import image as images
 from domain import sandbox as sandboxes
 from domain.config import ContainerConfig, NamespaceMode
 from domain.container import Container
-from domain.decision import ALREADY, Accept, Already, Decision, Join, Refused, Wait
+from domain.decision import ALREADY, WAIT, Accept, Already, Decision, Join, Refused, Wait
 from domain.image import Image
 from domain.lifecycle import ContainerState, ImageState, SandboxState
 from domain.names import repo_digest, sandbox_name
@@ -24,6 +24,9 @@ from domain.sandbox import Sandbox
 
 if TYPE_CHECKING:
     from domain.node import Node
+
+PULLS_MAX = 256
+"""Pulls that are open at once, those that wait for their turn among them; one more is refused as Busy."""
 
 
 def decide(node: "Node", command: c.Command, now: Now) -> Decision:
@@ -159,8 +162,45 @@ def _image(node: "Node", command: c.Command, now: Now) -> Decision:
     known = node.images.get(command.reference) or Image(command.reference, ImageState.ABSENT)
     if isinstance(command, c.RecordPulled) and node.is_going(command.image.image_id):
         text = f"cannot pull image {command.reference}: the same image is being removed"
-        command = c.RecordPullFailed(command.reference, "PullFailed", text)
+        command = c.RecordPullFailed(command.reference, "PullFailed", text, command.access)
+    if isinstance(command, c.PullImage):
+        return _pull(node, known, command, now)
+    if isinstance(command, c.RecordPulled | c.RecordPullFailed) and command.access != known.access:
+        return ALREADY
     return images.decide(known, command, now)
+
+
+def _pull(node: "Node", known: Image, command: c.PullImage, now: Now) -> Decision:
+    """Joins only a pull with the same credentials and source.
+
+    Whoever has others waits and pulls again: only the registry can tell whether they suffice. So the outcome of a pull
+    goes to none but those who share its credentials (see also the reports in `_image`).
+    """
+    decision = images.decide(known, command, now)
+    if isinstance(decision, Join) and (known.access, known.source) != (command.access, command.source):
+        return WAIT
+    if isinstance(decision, Accept):
+        going = sum(image.state is ImageState.PULLING for image in node.images.values())
+        if going >= PULLS_MAX:
+            return Refused(errors.Busy(f"cannot pull image {command.reference}: {going} pulls are open already"))
+    return decision
+
+
+def given_up(node: "Node", command: c.Command) -> c.Command | None:
+    """What follows when the last client that waited for a command has gone; None: the work goes on without it.
+
+    A caller does not own what it asked for: a pod or a container goes on, and a retry finds it. A pull is different: it
+    has no name that a retry must find and no result that must be undone, only cost (network, disk, one of few places),
+    and a client that set a deadline or hung up has no other way to say that it no longer wants it. So containerd does
+    it as well. Another client that waits for the same pull keeps it alive.
+    """
+    if not isinstance(command, c.PullImage):
+        return None
+    known = node.images.get(command.reference)
+    if known is None or known.state is not ImageState.PULLING or known.access != command.access:
+        return None
+    text = f"cannot pull image {command.reference}: cancelled, the last client that waited for it has gone"
+    return c.RecordPullFailed(command.reference, "Cancelled", text, command.access)
 
 
 def _remove_image(node: "Node", command: c.RemoveImage, now: Now) -> Decision:

@@ -111,7 +111,7 @@ def _stops(containers: list[Container]) -> tuple[c.Command, ...]:
 def _of_image(image: Image) -> f.Effect | None:
     match image.state:
         case I.PULLING:
-            return f.PullImage(image.reference, image.source)
+            return f.PullImage(image.reference, image.source, image.access)
         case I.REMOVING:
             assert image.held is not None
             return f.RemoveImage(image.reference, image.held.image_id)

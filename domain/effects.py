@@ -72,8 +72,11 @@ class RemoveSandbox:
 
 @dataclass(frozen=True, slots=True)
 class PullImage:
+    """`access` names the credentials by their keyed hash; the credentials themselves are no part of a state."""
+
     reference: str
     source: str
+    access: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -93,6 +93,10 @@ class StorageFailed(Failure):
     """The image store, a mount or a file operation failed."""
 
 
+class DiskFull(StorageFailed):
+    """The file system has no room (or no inode, or the quota is used up) for what the effect had to write."""
+
+
 FAILURES: dict[str, type[Failure]] = {
     kind.__name__: kind
     for kind in (
@@ -104,6 +108,7 @@ FAILURES: dict[str, type[Failure]] = {
         ExecFailed,
         NetworkFailed,
         StorageFailed,
+        DiskFull,
     )
 }
 """Failures by the name under which an event records them."""

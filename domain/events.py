@@ -258,9 +258,13 @@ class SandboxRemoved:
 
 @dataclass(frozen=True, slots=True)
 class ImagePullRequested:
-    """`source`: empty for a registry, else `oci:PATH` or `docker-archive:PATH` (an image loaded from a file)."""
+    """`source`: empty for a registry, else `oci:PATH` or `docker-archive:PATH` (an image loaded from a file).
+
+    `access`: keyed hash of the credentials that the request brought, empty where it brought none. Since /2.
+    """
 
     source: str = ""
+    access: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -363,7 +367,7 @@ WIRE: Mapping[str, type] = {
     "sandbox.resources_updated/1":    SandboxResourcesUpdated,
     "sandbox.remove_requested/1":     SandboxRemoveRequested,
     "sandbox.removed/1":              SandboxRemoved,
-    "image.pull_requested/1":         ImagePullRequested,
+    "image.pull_requested/2":         ImagePullRequested,
     "image.pulled/1":                 ImagePulled,
     "image.pull_failed/1":            ImagePullFailed,
     "image.remove_requested/1":       ImageRemoveRequested,
@@ -376,8 +380,10 @@ WIRE: Mapping[str, type] = {
 }
 # fmt: on
 
-UPCASTERS: Mapping[str, tuple[str, Callable[[dict[str, Any]], dict[str, Any]]]] = {}
-"""Old wire name -> (next wire name, function from the old payload to the next one's). Empty: all are at /1."""
+UPCASTERS: Mapping[str, tuple[str, Callable[[dict[str, Any]], dict[str, Any]]]] = {
+    "image.pull_requested/1": ("image.pull_requested/2", lambda before: before),  # `access` came: none was possible
+}
+"""Old wire name -> (next wire name, function from the old payload to the next one's)."""
 
 WIRE_NAME: Mapping[type, str] = {kind: name for name, kind in WIRE.items()}
 

@@ -25,7 +25,10 @@ class PulledImage:
 
 @dataclass(frozen=True, slots=True)
 class Image:
-    """Everything the log says about one reference. `held`: what it means now, also while it is pulled again."""
+    """Everything the log says about one reference. `held`: what it means now, also while it is pulled again.
+
+    `source`, `access`: of the newest pull, as in the event `ImagePullRequested`.
+    """
 
     reference: str
     state: ImageState
@@ -33,6 +36,7 @@ class Image:
     source: str = ""
     error: str = ""
     text: str = ""
+    access: str = ""
 
 
 def decide(image: Image, command: c.Command, now: Now) -> Decision:
@@ -53,7 +57,7 @@ def _pulled(_: Image, command: c.RecordPulled, now: Now) -> e.Event:
 Builder = Callable[[Image, Any, Now], e.Event]
 
 BUILD: Mapping[type, Builder] = {
-    e.ImagePullRequested: lambda _, cmd, now: e.ImagePullRequested(cmd.source),
+    e.ImagePullRequested: lambda _, cmd, now: e.ImagePullRequested(cmd.source, cmd.access),
     e.ImagePulled: _pulled,
     e.ImagePullFailed: lambda _, cmd, now: e.ImagePullFailed(cmd.error, cmd.text),
     e.ImageRemoveRequested: lambda _, cmd, now: e.ImageRemoveRequested(),
@@ -80,7 +84,7 @@ def _after_pulled(_: Image, event: e.ImagePulled) -> dict[str, Any]:
 Change = Callable[[Image, Any], dict[str, Any]]
 
 CHANGES: Mapping[type, Change] = {
-    e.ImagePullRequested: lambda _, ev: {"source": ev.source, "error": "", "text": ""},
+    e.ImagePullRequested: lambda _, ev: {"source": ev.source, "access": ev.access, "error": "", "text": ""},
     e.ImagePulled: _after_pulled,
     e.ImagePullFailed: lambda _, ev: {"error": ev.error, "text": ev.text},
     e.ImageRemoveRequested: lambda _, ev: {},

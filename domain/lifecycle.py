@@ -9,6 +9,7 @@ Rule 4: an event that would change nothing is not appended; the command joins. (
 removal of a sandbox that is being stopped.)
 Rule 5: the cells of RunSandbox and CreateContainer hold for the name asked for with the same request hash. With another
 one, what would be Join or Already is refused as taken (INTERRUPTED and REMOVING excepted: nobody was told that id).
+Rule 6: the cell of PullImage holds for a pull with the same source and the same credentials. With others, Join is Wait.
 
 README and the golden copies of the tests are generated from these tables; they are written nowhere else.
 """

@@ -347,7 +347,7 @@ def _store_state(known: Image, seen: ImageObservation, going: Set[str]) -> Store
 def _image_events(known: Image, verdict: Verdict, why: str, seen: ImageObservation, now: Now) -> tuple[e.Event, ...]:
     match verdict:
         case V.ADVANCE:
-            record = c.RecordPulled(known.reference, seen.names[known.reference])
+            record = c.RecordPulled(known.reference, seen.names[known.reference], known.access)
             return (images.BUILD[e.ImagePulled](known, record, now),)
         case V.PULL_FAILED:
             failed = e.ImagePullFailed("Cancelled", f"cannot pull image {known.reference}: {why}")

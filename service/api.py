@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from domain.commands import Command
-from domain.config import ContainerSecrets, SandboxSecrets
+from domain.config import ContainerSecrets, SandboxSecrets, Withheld
 from domain.node import Node
 from domain.records import Cause, Head, Usage
 from service.ports import ExecResult
@@ -38,12 +38,11 @@ class Api(Protocol):
 
     node: Node
 
-    async def submit(
-        self, command: Command, cause: Cause, secrets: ContainerSecrets | SandboxSecrets | None = None
-    ) -> str:
+    async def submit(self, command: Command, cause: Cause, secrets: Withheld | None = None) -> str:
         """Decides, appends, waits for the outcome. Returns the id that the reply carries, or an empty string.
 
-        Cancelling ends the wait, never the work. `secrets` belong to CreateContainer and RunSandbox.
+        Cancelling ends the wait, never the work; only a pull ends with the last client that waited for it. `secrets`
+        belong to CreateContainer, RunSandbox and PullImage.
         """
         ...
 

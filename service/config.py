@@ -55,8 +55,18 @@ class Runtime:
 class Images:
     """Where images come from."""
 
-    registries_conf: str = key("", "A registries.conf other than the system's; empty: /etc/containers/registries.conf.")
+    registries_conf: str = key(
+        "", "Mirrors, blocked and insecure registries; empty: /etc/containers/registries.conf. See registries.conf(5)."
+    )
     policy: str = key("", "A signature policy other than /etc/containers/policy.json.")
+    auth_file: str = key(
+        "",
+        "Credentials for pulls that bring none, as in containers-auth.json(5); empty: such pulls have none.",
+    )
+    allow_registry_token: bool = key(
+        False, "Take bearer tokens of requests, though skopeo's command line shows them to every process here."
+    )
+    pinned: list[str] = key([], "Images that the kubelet must not collect: references, or beginnings of them and a *.")
     insecure_registries: list[str] = key([], "Registries (host or host:port) without TLS; loopback ones never need it.")
     pulls_at_once: int = key(3, "Pulls at the same time; more wait.")
     progress_timeout_s: int = key(300, "A pull without any progress for this long is ended.")
@@ -101,8 +111,13 @@ class Config:
     daemon: Daemon = Daemon()
 
 
+KINDS = {int: "a number", str: "a string", bool: "true or false"}
+
+LEAST = {"images.pulls_at_once": 1}
+
 CHOICES = {
     "runtime.cgroup_driver": ("cgroupfs", "systemd"),
+    "network.ip_preference": ("cni", "ipv4", "ipv6"),
     "daemon.log_level": ("debug", "info", "warning", "error"),
 }
 
@@ -153,9 +168,9 @@ def _check(name: str, wanted: Any, value: Any) -> None:
         if not isinstance(value, list) or not all(isinstance(v, str) for v in value):
             raise InvalidRequest(f"{name} must be a list of strings, not {value!r}")
     elif type(value) is not wanted:
-        raise InvalidRequest(f"{name} must be {'a number' if wanted is int else 'a string'}, not {value!r}")
-    if wanted is int and value < 0:
-        raise InvalidRequest(f"{name} must not be negative")
+        raise InvalidRequest(f"{name} must be {KINDS[wanted]}, not {value!r}")
+    if wanted is int and value < LEAST.get(name, 0):
+        raise InvalidRequest(f"{name} must be at least 1" if name in LEAST else f"{name} must not be negative")
     if name in CHOICES and value not in CHOICES[name]:
         raise InvalidRequest(f"{name} must be one of {', '.join(CHOICES[name])}, not {value!r}")
 

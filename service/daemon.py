@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from domain import commands as c
 from domain import errors
 from domain import events as e
-from domain.config import ContainerSecrets, SandboxSecrets
+from domain.config import ContainerSecrets, SandboxSecrets, Withheld
 from domain.node import SCHEMA, Node
 from domain.records import Cause, Head, Record, Usage
 from domain.recovery import Finding
@@ -79,6 +79,7 @@ class Daemon:
             ports.sandboxes,
             ports.network,
             ports.images,
+            self._dispatcher.credentials.of,
         )
         self.runner = Runner(
             self.node,
@@ -145,6 +146,7 @@ class Daemon:
     async def stop(self) -> None:
         """Refuses new calls, waits for effects within the bound, leaves containers running, says so in the log."""
         self._stopping = True
+        self._dispatcher.ending = True
         for routine in self._routines:
             routine.cancel()
         left, _ = await asyncio.gather(
@@ -171,9 +173,7 @@ class Daemon:
 
     # --- service.api.Api ---------------------------------------------------------------------------------------------
 
-    async def submit(
-        self, command: c.Command, cause: Cause, secrets: ContainerSecrets | SandboxSecrets | None = None
-    ) -> str:
+    async def submit(self, command: c.Command, cause: Cause, secrets: Withheld | None = None) -> str:
         if self._stopping:
             raise errors.NotReady("cannot take the command: the daemon is stopping")
         return await self._dispatcher.submit(command, cause, secrets)

@@ -1,10 +1,12 @@
 """Commands enter here: one lane per pod, held for decide, append and evolve only; effects run outside.
 
 Obligation of every caller: a command that was accepted is on record, and what it started no longer belongs to the
-caller. Cancelling `submit` ends the wait for the outcome, nothing else.
+caller. Cancelling `submit` ends the wait for the outcome, nothing else. The one exception is the domain's (`given_up`):
+when nobody waits for a pull any more, its end is recorded, and with that it is no longer due.
 """
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -12,13 +14,17 @@ from dataclasses import dataclass, field
 from domain import commands as c
 from domain import errors
 from domain import events as e
-from domain.config import ContainerSecrets, SandboxSecrets
+from domain.config import ContainerSecrets, PullCredentials, SandboxSecrets, Withheld
+from domain.deciding import given_up
 from domain.decision import Accept, Already, Join, Refused, Wait
 from domain.names import sandbox_name
 from domain.node import Node
 from domain.outcome import Done, Failed, Outcome, outcome
 from domain.records import Cause, Draft, Record
+from service.credentials import OpenPulls
 from service.ports import Clock, EventLog, Secrets
+
+log = logging.getLogger("daybook.dispatcher")
 
 GROWING = (c.RunSandbox, c.CreateContainer, c.StartContainer, c.PullImage)
 """Commands that make more of something. All others may use the room that the log keeps back for a full disk."""
@@ -57,6 +63,10 @@ class Dispatcher:
         self._waiters: dict[str, list[tuple[c.Command, asyncio.Future[Outcome]]]] = {}
         self._leaving: dict[str, list[asyncio.Future[None]]] = {}
         self._listeners: list[Listener] = []
+        self._background: set[asyncio.Task[None]] = set()
+        self.credentials = OpenPulls()
+        self.ending = False
+        """Set when the daemon is told to stop: clients that leave from then on give nothing up."""
         self._folded_to = log.head().seq
         self._ahead: set[int] = set()
         self.broken = asyncio.Event()
@@ -65,19 +75,28 @@ class Dispatcher:
     def listen(self, listener: Listener) -> None:
         self._listeners.append(listener)
 
-    async def submit(
-        self, command: c.Command, cause: Cause, secrets: ContainerSecrets | SandboxSecrets | None = None
-    ) -> str:
+    async def submit(self, command: c.Command, cause: Cause, secrets: Withheld | None = None) -> str:
         """Decides, appends and waits for the outcome. Returns the id of the reply, or an empty string.
 
         Raises any of `domain.errors`: a refusal, the failure on record, LimitReached or NotReady from the log.
         """
+        if isinstance(secrets, PullCredentials):
+            with self.credentials.lent(command.reference, secrets):
+                return await self._submit(command, cause, None)
+        return await self._submit(command, cause, secrets)
+
+    async def _submit(self, command: c.Command, cause: Cause, secrets: ContainerSecrets | SandboxSecrets | None) -> str:
         while True:
-            settled = await asyncio.shield(asyncio.ensure_future(self._step(command, cause, secrets)))
-            if settled.left is not None:
-                await settled.left
-                continue
-            result = await settled.pending if settled.pending is not None else settled.result
+            step = asyncio.ensure_future(self._step(command, cause, secrets))
+            try:
+                settled = await asyncio.shield(step)
+                if settled.left is not None:
+                    await settled.left
+                    continue
+                result = await settled.pending if settled.pending is not None else settled.result
+            except asyncio.CancelledError:
+                self._caller_left(command, cause, step)
+                raise
             return _reply(result)
 
     async def record(self, command: c.Command, cause: Cause) -> None:
@@ -181,6 +200,35 @@ class Dispatcher:
             if self._log.broken:
                 self.broken.set()
             raise
+
+    # --- clients that leave ------------------------------------------------------------------------------------------
+
+    def _caller_left(self, command: c.Command, cause: Cause, step: "asyncio.Task[Settled]") -> None:
+        """Whoever was the last to wait for a pull ends it; its decision may still be on its way into the log."""
+        if isinstance(command, c.PullImage) and not self.ending:
+            task = asyncio.ensure_future(self._give_up(command, cause, step))
+            self._background.add(task)
+            task.add_done_callback(self._background.discard)
+
+    async def _give_up(self, command: c.Command, cause: Cause, step: "asyncio.Task[Settled]") -> None:
+        try:
+            settled = await step
+            if settled.pending is None:
+                return
+            settled.pending.cancel()
+            async with self._lane(self.node.lane_of(command)):
+                await self._give_up_unless_awaited(command, cause, settled.key)
+        except errors.DaybookError as error:
+            log.info("a pull that nobody waits for goes on: %s", error.text)
+
+    async def _give_up_unless_awaited(self, command: c.Command, cause: Cause, key: str) -> None:
+        """In the lane: whoever asks from now on meets a pull that has ended, and begins one anew."""
+        end = given_up(self.node, command)
+        if end is None or self.ending or any(not waiting.done() for _, waiting in self._waiters.get(key, ())):
+            return
+        decision = self.node.decide(end, self._clock.now())
+        if isinstance(decision, Accept):
+            await self._append(decision, cause, key, None, urgent=True)
 
     # --- waiting -----------------------------------------------------------------------------------------------------
 

@@ -11,7 +11,7 @@ from typing import Any
 from domain import commands as c
 from domain import effects as f
 from domain import errors
-from domain.config import ContainerSecrets, SandboxSecrets
+from domain.config import ContainerSecrets, PullCredentials, SandboxSecrets
 from domain.container import Container
 from domain.lifecycle import ImageState
 from domain.node import Node
@@ -67,7 +67,9 @@ class Handlers:
         sandboxes: Sandboxes,
         network: Network,
         images: Images,
+        credentials: Callable[[str, str], PullCredentials | None] = lambda reference, access: None,
     ) -> None:
+        """`credentials`: of an open pull, by reference and keyed hash; None when nobody waits for it any more."""
         self._node = node
         self._log = log
         self._clock = clock
@@ -76,6 +78,7 @@ class Handlers:
         self._sandboxes = sandboxes
         self._network = network
         self._images = images
+        self._credentials = credentials
         self._store = asyncio.Lock()
         self._table: Mapping[type, Callable[[Any, Report], Awaitable[None]]] = {
             f.CreateTask: self._create_task,
@@ -262,16 +265,25 @@ class Handlers:
         """The store is looked at under the lock under which removals delete: a pull never records what is gone."""
         for _ in range(PULL_TRIES):
             try:
-                pulled = await self._images.pull(what.reference, what.source)
+                credentials = self._credentials_of(what)
+                pulled = await self._images.pull(what.reference, what.source, credentials=credentials)
             except errors.DaybookError as error:
-                await report(c.RecordPullFailed(what.reference, *named(error)))
+                await report(c.RecordPullFailed(what.reference, *named(error), what.access))
                 return
             async with self._store:
                 if self._images.present(pulled.image_id):
-                    await report(c.RecordPulled(what.reference, pulled))
+                    await report(c.RecordPulled(what.reference, pulled, what.access))
                     return
         text = f"cannot pull image {what.reference}: it was removed meanwhile"
-        await report(c.RecordPullFailed(what.reference, "PullFailed", text))
+        await report(c.RecordPullFailed(what.reference, "PullFailed", text, what.access))
+
+    def _credentials_of(self, what: f.PullImage) -> PullCredentials | None:
+        """Raises Cancelled where those that the pull was asked for with are gone: it is never tried without them."""
+        held = self._credentials(what.reference, what.access) if what.access else None
+        if held is None and what.access:
+            text = f"cannot pull image {what.reference}: its credentials went with the client that brought them"
+            raise errors.Cancelled(text)
+        return held
 
     async def _remove_image(self, what: f.RemoveImage, report: Report) -> None:
         async with self._store, limit(what):

@@ -7,7 +7,7 @@ tells. All effects are idempotent: doing one twice ends as doing it once.
 from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
-from domain.config import ContainerSecrets, SandboxSecrets
+from domain.config import ContainerSecrets, PullCredentials, SandboxSecrets
 from domain.container import Container
 from domain.events import Binary, Deadline, User
 from domain.image import PulledImage
@@ -250,7 +250,9 @@ class Network(Protocol):
 class Images(Protocol):
     """The image store. References are normalised; ids are `sha256:<hex>`."""
 
-    async def pull(self, reference: str, source: str) -> PulledImage: ...
+    async def pull(self, reference: str, source: str, *, credentials: PullCredentials | None = None) -> PulledImage:
+        """Cancelled, it ends within a second and leaves nothing."""
+        ...
 
     async def remove(self, image_id: str) -> None: ...
 

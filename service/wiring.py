@@ -12,6 +12,7 @@ from pathlib import Path
 
 from adapters.cri import client
 from adapters.cri.options import Options
+from adapters.cri.pinned import Pins
 from adapters.cri.server import Server, SocketSpec, serve
 from adapters.host.clock import RandomIds, SystemClock
 from adapters.host.fitness import Fact, facts
@@ -172,6 +173,7 @@ def _images(config: Config, places: Places, boot_id: str) -> SkopeoImages:
         insecure=tuple(given.insecure_registries),
         registries_conf=Path(given.registries_conf) if given.registries_conf else None,
         policy=Path(given.policy) if given.policy else None,
+        authfile=Path(given.auth_file) if given.auth_file else None,
     )
     return SkopeoImages(places.data / "images", places.run / "storage", places.data / "pulls", boot_id, settings)
 
@@ -212,6 +214,8 @@ def front_end(config: Config, daemon: Daemon, world: World) -> Server:
         check=world.tasks.check,
         recursive_read_only=world.tasks.host().recursive_read_only,
         systemd=config.runtime.cgroup_driver == "systemd",
+        pins=Pins(config.images.pinned, normalise),
+        allow_registry_token=config.images.allow_registry_token,
     )
     return serve(daemon, sockets(config), options)
 

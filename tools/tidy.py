@@ -40,7 +40,6 @@ CATCHES_ALL: Mapping[tuple[str, str], str] = {
 
 NOT_IMPORTED: Mapping[str, str] = {
     "service/main.py":            "the console script of pyproject.toml",
-    "adapters/network/network.py": "the pod networks, before the composition root names them",
     "adapters/log/memory.py":     "the log's verified twin, for the tests of what stands above it",
     "adapters/log/recorder.py":   "named by topic: the eventsourcing library's infrastructure factory",
     "adapters/log/mapper.py":     "named by topic: MAPPER_TOPIC of the eventsourcing library",

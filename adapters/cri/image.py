@@ -17,6 +17,7 @@ class ImageService:
         self._normalise = options.normalise
         self._translate = options.translator
         self._lists = lists
+        self._pins = options.pins
 
     async def ListImages(self, request: Any, cause: Cause) -> Any:
         return self._lists.images(request.filter)
@@ -28,13 +29,13 @@ class ImageService:
         if found is None or found.held is None:
             return pb.ImageStatusResponse()
         return pb.ImageStatusResponse(
-            image=views.image(found.held, node.references(found.held.image_id)),
+            image=views.image(found.held, node.references(found.held.image_id), self._pins),
             info=info.image(node, found.held) if request.verbose else {},
         )
 
     async def PullImage(self, request: Any, cause: Cause) -> Any:
-        command = self._translate.pull_image(request, cause.socket)
-        return pb.PullImageResponse(image_ref=await self._api.submit(command, cause))
+        command, credentials = self._translate.pull_image(request, cause.socket)
+        return pb.PullImageResponse(image_ref=await self._api.submit(command, cause, credentials))
 
     async def RemoveImage(self, request: Any, cause: Cause) -> Any:
         image = self._translate.image(request.image.image, self._api.node)

@@ -10,6 +10,7 @@ from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from adapters.cri import lookup, views
+from adapters.cri.pinned import UNPINNED, Pins
 from adapters.cri.port import Api, Normalise
 from domain import container as containers
 from domain import events as e
@@ -90,8 +91,9 @@ class Entries:
 class Lists:
     """What ListContainers, ListPodSandbox and ListImages answer, as bytes."""
 
-    def __init__(self, api: Api, normalise: Normalise) -> None:
+    def __init__(self, api: Api, normalise: Normalise, pins: Pins = UNPINNED) -> None:
         self._api = api
+        self._pins = pins
         self._normalise = normalise
         self._containers = Entries(self._container)
         self._sandboxes = Entries(self._sandbox)
@@ -173,7 +175,7 @@ class Lists:
         references = self._api.node.references(image_id)
         if not references or references[0].held is None:
             return None
-        made = views.image(references[0].held, references)
+        made = views.image(references[0].held, references, self._pins)
         return (0, image_id), pb.ListImagesResponse(images=[made]).SerializeToString()
 
     # --- what is stale -----------------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from adapters.cri.pinned import UNPINNED, Pins
 from adapters.cri.port import Check, Digester, Normalise
 from adapters.cri.sandbox_config import SandboxRules
 from adapters.cri.translate import Translator
@@ -19,6 +20,7 @@ class Options:
 
     `digest`: keyed hash, 32 hex digits; `normalise`: an image reference in full; `new_id`: a fresh id; `check`:
     refuses a container that its sandbox could never hold. `recursive_read_only`: the runtime and the kernel have it.
+    `pins`: images that the kubelet must not collect. `allow_registry_token`: see `auth`.
     """
 
     version: str
@@ -29,8 +31,10 @@ class Options:
     handlers: tuple[str, ...] = ()
     recursive_read_only: bool = False
     systemd: bool = False
+    pins: Pins = UNPINNED
+    allow_registry_token: bool = False
 
     @property
     def translator(self) -> Translator:
         rules = SandboxRules(self.handlers)
-        return Translator(self.digest, self.normalise, self.new_id, rules, self.check)
+        return Translator(self.digest, self.normalise, self.new_id, rules, self.check, self.allow_registry_token)

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 from domain.commands import Command
-from domain.config import ContainerConfig, ContainerSecrets, SandboxConfig, SandboxSecrets
+from domain.config import ContainerConfig, ContainerSecrets, SandboxConfig, SandboxSecrets, Withheld
 from domain.node import Node
 from domain.records import Cause, Head, Usage
 
@@ -53,10 +53,8 @@ class Api(Protocol):
     @property
     def node(self) -> Node: ...
 
-    async def submit(
-        self, command: Command, cause: Cause, secrets: ContainerSecrets | SandboxSecrets | None = None
-    ) -> str:
-        """Cancelling ends the wait, never the work. Returns the id that the reply carries."""
+    async def submit(self, command: Command, cause: Cause, secrets: Withheld | None = None) -> str:
+        """Returns the id that the reply carries. Cancelling ends the wait, not the work (a pull's: see `given_up`)."""
         ...
 
     async def exec_sync(self, container_id: str, argv: Sequence[str], timeout_s: float) -> ExecResult:

@@ -93,7 +93,7 @@ class Server:
 
 def serve(api: Api, sockets: Sequence[SocketSpec], options: Options) -> Server:
     """The front end of a daemon, not yet started. From here on its lists follow `api.on_change`."""
-    lists = Lists(api, options.normalise)
+    lists = Lists(api, options.normalise, options.pins)
     services = (
         ("RuntimeService", RuntimeService(api, options, lists)),
         ("ImageService", ImageService(api, options, lists)),

@@ -30,6 +30,7 @@ CODES: Mapping[type[DaybookError], grpc.StatusCode] = {
     errors.ExecFailed:          grpc.StatusCode.UNKNOWN,
     errors.NetworkFailed:       grpc.StatusCode.INTERNAL,
     errors.StorageFailed:       grpc.StatusCode.INTERNAL,
+    errors.DiskFull:            grpc.StatusCode.RESOURCE_EXHAUSTED,
 }
 # fmt: on
 

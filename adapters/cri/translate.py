@@ -4,11 +4,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from adapters.cri import checks, container_config, held_back, lookup, sandbox_config
+from adapters.cri import auth, checks, container_config, held_back, lookup, sandbox_config
 from adapters.cri.port import Check, Digester, Normalise
 from adapters.cri.sandbox_config import SandboxRules
 from domain import commands as c
-from domain.config import ContainerSecrets, SandboxSecrets
+from domain.config import ContainerSecrets, PullCredentials, SandboxSecrets
 from domain.errors import InvalidRequest, Unsupported
 from domain.node import Node
 
@@ -33,6 +33,7 @@ class Translator:
     new_id: Callable[[], str]
     rules: SandboxRules
     check: Check | None = None
+    allow_registry_token: bool = False
 
     def run_sandbox(self, request: Any) -> tuple[c.RunSandbox, SandboxSecrets | None]:
         checks.require(request.HasField("config"), "config is missing")
@@ -58,14 +59,17 @@ class Translator:
         checks.at_least("timeout", timeout, 0)
         return c.StopContainer(container_id, min(timeout, GRACE_MAX_S))
 
-    def pull_image(self, request: Any, socket: str) -> c.PullImage:
+    def pull_image(self, request: Any, socket: str) -> tuple[c.PullImage, PullCredentials | None]:
+        """The credentials are None where the request brings none for this registry, or needs none: for a file."""
         checks.require(bool(request.image.image), "image.image is empty")
-        if request.auth.ByteSize():
-            raise Unsupported("registry credentials are not built yet: only registries that ask for none can be used")
         handler = request.image.runtime_handler
         if handler and handler not in self.rules.handlers:
             raise Unsupported(f"runtime handler {checks.shown(handler)} is not configured")
-        return c.PullImage(self.normalise(request.image.image), _source(request.image.annotations, socket))
+        reference, source = self.normalise(request.image.image), _source(request.image.annotations, socket)
+        credentials = None
+        if not source:
+            credentials = auth.read(request.auth, reference, self.digest, self.allow_registry_token)
+        return c.PullImage(reference, source, credentials.access if credentials else ""), credentials
 
     def image(self, text: str, node: Node) -> str:
         """What a command calls an image: the reference that the text means, else the text in full."""

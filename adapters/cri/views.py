@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from adapters.cri import enums
+from adapters.cri.pinned import UNPINNED, Pins
 from adapters.cri.status import bounded
 from domain import container as containers
 from domain import events as e
@@ -200,14 +201,16 @@ def _annotations(known: Container | Sandbox, secrets: Secrets, held: Quarantine 
 # --- images ----------------------------------------------------------------------------------------------------------
 
 
-def image(held: PulledImage, references: Sequence[Image]) -> Any:
+def image(held: PulledImage, references: Sequence[Image], pins: Pins = UNPINNED) -> Any:
     """One image under all its names."""
-    names = sorted(i.reference for i in references)
+    tags = [name for name in sorted(i.reference for i in references) if "@" not in name]
+    digests = sorted({repo_digest(i.reference, i.held.digest) for i in references if i.held and i.held.digest})
     uid, username = user_of(held.user)
     return pb.Image(
         id=held.image_id,
-        repo_tags=[name for name in names if "@" not in name],
-        repo_digests=sorted({repo_digest(i.reference, i.held.digest) for i in references if i.held and i.held.digest}),
+        repo_tags=tags,
+        repo_digests=digests,
+        pinned=pins.hold((*tags, *digests)),
         size=max(held.size, 1),
         uid=None if uid is None else pb.Int64Value(value=uid),
         username=username,

@@ -1,14 +1,16 @@
 """What skopeo says when it fails, as errors of the domain. Pure: one table, first match wins."""
 
+import errno
 import re
 
 from adapters.images.process import Finished
-from domain.errors import Failure, PullFailed, RegistryUnavailable, StorageFailed
+from domain.errors import DiskFull, Failure, PullFailed, RegistryUnavailable, StorageFailed
 
 TEXT_MAX = 600
 
 _TABLE: tuple[tuple[str, type[Failure], str], ...] = (
-    (r"no space left on device|disk quota exceeded|read-only file system", StorageFailed, ""),
+    (r"no space left on device|disk quota exceeded", DiskFull, ""),
+    (r"read-only file system", StorageFailed, ""),
     (r"Source image rejected|signature .*(?:required|rejected|invalid)", PullFailed, "SignatureValidationFailed"),
     (r"Digest did not match|does not match (?:config's )?digest|diffID|unsupported digest", PullFailed, ""),
     (r"manifest unknown|name unknown|not found|blob unknown|404", PullFailed, ""),
@@ -52,6 +54,12 @@ def said(done: Finished) -> str:
     text = re.sub(r"\?[^\s\"']+", "?…", text)
     text = "".join(c if c.isprintable() else " " for c in text)
     return text if len(text) <= TEXT_MAX else text[:TEXT_MAX] + "…"
+
+
+def storage_failure(what: str, error: OSError) -> StorageFailed:
+    """An error of a file operation of our own, in the form `what: cause`."""
+    kind = DiskFull if error.errno in (errno.ENOSPC, errno.EDQUOT) else StorageFailed
+    return kind(f"{what}: {error.strerror or error}")
 
 
 def _without_names(cause: str, reference: str) -> str:

@@ -1,7 +1,8 @@
 """`Images` in memory, deterministic, for tests: scripted failures, pulls that can be held, a daemon that can be killed.
 
 A registry is what `offer` put there. A pull copies in steps (each one turn of the event loop), so that a cancellation
-or `kill` can fall between them and leaves what skopeo would: nothing, a half entry, a layer without an image.
+or `kill` can fall between them and leaves what it would with skopeo: the one nothing, the other a half entry or a layer
+without an image.
 """
 
 import asyncio
@@ -11,7 +12,8 @@ from pathlib import Path
 
 from adapters.images.config import ImageConfig
 from adapters.images.reference import image_hex, parse
-from adapters.images.skopeo import Credentials, source_of
+from adapters.images.skopeo import source_of
+from domain.config import PullCredentials
 from domain.errors import Failure, PullFailed, StorageFailed
 from domain.image import PulledImage
 from domain.observations import ImageObservation, ImageState
@@ -27,11 +29,15 @@ class Offer:
 
 
 class FakeImages:
-    """`hold[reference]`: a pull waits in the middle for that event. `fail[reference]`: raised once there instead."""
+    """`hold[reference]`: a pull waits in the middle for that event. `fail[reference]`: raised once there instead.
+
+    `logins[reference]`: the user and password without which the registry gives it to nobody.
+    """
 
     def __init__(self) -> None:
         self.hold: dict[str, asyncio.Event] = {}
         self.fail: dict[str, Failure] = {}
+        self.logins: dict[str, tuple[str, str]] = {}
         self.calls: list[tuple[str, str]] = []
         self._offers: dict[str, Offer] = {}
         self._stored: dict[str, Offer] = {}
@@ -62,30 +68,42 @@ class FakeImages:
         """The daemon dies now: no pull of this object goes further. Returns what the next daemon finds."""
         self._dead = True
         after = FakeImages()
+        after.logins = dict(self.logins)
         after._offers, after._stored = self._offers, dict(self._stored)
         after._half, after._loose, after._names = set(self._half), set(self._loose), dict(self._names)
         return after
 
     # --- the port ----------------------------------------------------------------------------------------------------
 
-    async def pull(self, reference: str, source: str = "", *, credentials: Credentials | None = None) -> PulledImage:
+    async def pull(
+        self, reference: str, source: str = "", *, credentials: PullCredentials | None = None
+    ) -> PulledImage:
         wanted = str(parse(reference))
         source_of(parse(reference), source)
         self.calls.append(("pull", wanted))
         self._names.pop(wanted, None)
         await self._step()
+        login = credentials and (credentials.username, credentials.password)
+        if not source and self.logins.get(wanted) not in (None, login):
+            raise PullFailed(f"cannot pull image {wanted}: unauthorized: authentication required")
         offer = self._offers.get(source or wanted)
         if offer is None:
             raise PullFailed(f"cannot pull image {wanted}: manifest unknown")
         image_id, new = offer.image.image_id, offer.image.image_id not in self._stored
-        self._loose.update(offer.image.layers[:1] if new else ())
-        if wanted in self.hold:
-            await self.hold[wanted].wait()
-        await self._step()
-        if wanted in self.fail:
-            raise self.fail.pop(wanted)
-        if new or image_id in self._half:
-            await self._commit(offer)
+        begun = set(offer.image.layers[:1] if new else ()) - self._loose
+        self._loose |= begun
+        try:
+            if wanted in self.hold:
+                await self.hold[wanted].wait()
+            await self._step()
+            if wanted in self.fail:
+                raise self.fail.pop(wanted)
+            if not self.present(image_id):  # another pull may have brought it meanwhile
+                await self._commit(offer)
+        except asyncio.CancelledError:
+            if not self._dead:
+                self._loose -= begun
+            raise
         self._names[wanted] = offer.image
         return offer.image
 
@@ -138,7 +156,7 @@ class FakeImages:
         try:
             await self._step()
         except asyncio.CancelledError:
-            if not self._dead:
+            if not self._dead and known in self._half:
                 self._forget(known)
             raise
         self._half.discard(known)

@@ -3,7 +3,8 @@
 A pull asks the registry once what the reference means (`inspect --raw`: the digest of exactly those bytes, the index's
 for a multi-arch tag), copies, checks that what was copied is what was meant, finds the image whole, syncs it, answers.
 Every run has a directory of its own; whatever ends the run, the directory goes and, when no other run is on, so does
-what a kill leaves in the store. Layers that a broken pull had finished stay for the retry until `clean`.
+what it leaves in the store. Only where the registry or the network failed, layers that were whole already stay for the
+retry, until `clean`.
 """
 
 import asyncio
@@ -13,19 +14,21 @@ import logging
 import threading
 import time
 import uuid
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 
-from adapters.images import strays
+from adapters.images import authfile, strays
 from adapters.images.book import Book
 from adapters.images.config import BadConfig, ImageConfig, read_object
+from adapters.images.failures import storage_failure
 from adapters.images.process import Ledger, uncancelled
 from adapters.images.reference import Reference, image_hex, is_digest, parse
-from adapters.images.skopeo import SHORT_S, STRAY_NAME, Credentials, Settings, Skopeo, source_of
+from adapters.images.skopeo import SHORT_S, STRAY_NAME, Settings, Skopeo, source_of
 from adapters.images.store import MANIFEST_MAX, Index, Store, StoredImage
 from adapters.images.sync import Marks, count_inodes, sync_image
 from adapters.images.threads import Threads
-from domain.errors import PullFailed, StorageFailed, TimedOut
+from domain.config import PullCredentials
+from domain.errors import PullFailed, RegistryUnavailable, StorageFailed, TimedOut
 from domain.image import PulledImage
 from domain.observations import ImageObservation, ImageState
 from domain.records import Usage
@@ -56,11 +59,13 @@ class SkopeoImages:
 
     # --- the port ----------------------------------------------------------------------------------------------------
 
-    async def pull(self, reference: str, source: str = "", *, credentials: Credentials | None = None) -> PulledImage:
+    async def pull(
+        self, reference: str, source: str = "", *, credentials: PullCredentials | None = None
+    ) -> PulledImage:
         """Brings the image here, whole and synced. `source`: empty, `oci:PATH[:TAG]` or `docker-archive:PATH[:REF]`.
 
-        Raises InvalidRequest, RegistryUnavailable, PullFailed, StorageFailed, TimedOut. Cancelled, it leaves nothing
-        but whole layers, within about a second.
+        Raises InvalidRequest, RegistryUnavailable, PullFailed, StorageFailed, DiskFull, TimedOut. Cancelled, it leaves
+        nothing, within about a second. More than `at_once` wait their turn, first come first served.
         """
         wanted = parse(reference)
         origin = source_of(wanted, source)
@@ -69,11 +74,15 @@ class SkopeoImages:
                 await self.clean()
             async with self._running() as ledger:
                 self._book.forget(str(wanted))
+                before = frozenset(self.store.index().images)
                 try:
                     image, digest = await self._fetch(wanted, origin, ledger, credentials)
+                    await self._sync(image)
                 except TimedOut as error:
                     raise TimedOut(f"cannot pull image {wanted}: {error.text}") from error
-                await self._sync(image)
+                except asyncio.CancelledError:
+                    await uncancelled(self._take_back(wanted, before, ledger))
+                    raise
                 self._note(wanted, image, digest)
         return _pulled(image, digest)
 
@@ -101,6 +110,7 @@ class SkopeoImages:
         async with self._quiet:
             left = await self._threads.run("list broken pulls", CLEAN_S, strays.leftovers, self._pulls, self._active)
             for one in left:
+                await self._threads.run("forget credentials", SHORT_S, authfile.remove, one.directory)
                 await self._threads.run("end a broken pull", CLEAN_S, strays.end_processes, one)
             if not self._active:
                 await self._clean_store()
@@ -129,11 +139,11 @@ class SkopeoImages:
             return ImageObservation(readable=False, text=error.text)
 
     async def usage(self) -> Usage:
-        """Bytes as the index tells them; inodes counted once per layer. Raises StorageFailed, TimedOut."""
+        """Bytes as the index tells them; inodes counted once per layer, in its life. Raises StorageFailed, TimedOut."""
         index = self.store.index()
         missing = [layer.id for layer in index.layers.values() if layer.complete and layer.id not in self._inodes]
         for layer in missing:
-            self._inodes[layer] = await self._threads.run("count inodes", SYNC_S, count_inodes, self.store.diff(layer))
+            self._inodes[layer] = await self._threads.run("count inodes", SYNC_S, self._count, layer)
         for gone in self._inodes.keys() - index.layers.keys():
             del self._inodes[gone]
         data = sum(sum(entry.data.values()) for entry in index.images.values())
@@ -143,6 +153,10 @@ class SkopeoImages:
             inodes=sum(self._inodes.values()) + sum(len(entry.data) + 1 for entry in index.images.values()),
             mountpoint=str(self._root),
         )
+
+    def _count(self, layer: str) -> int:
+        known = self._marks.inodes(layer)
+        return count_inodes(self.store.diff(layer)) if known is None else known
 
     # --- for the runtime adapter -------------------------------------------------------------------------------------
 
@@ -168,23 +182,32 @@ class SkopeoImages:
     # --- one pull ----------------------------------------------------------------------------------------------------
 
     async def _fetch(
-        self, wanted: Reference, origin: str, ledger: Ledger, credentials: Credentials | None
+        self, wanted: Reference, origin: str, ledger: Ledger, credentials: PullCredentials | None
     ) -> tuple[StoredImage, str]:
         """Copies unless the store has exactly what the reference means under this name; image and digest meant."""
-        for _ in range(MOVED_TRIES):
-            digest, instances = await self._meaning(wanted, origin, ledger, credentials)
-            if (held := self._held(wanted, digest)) is not None:
-                return held, digest
-            before = frozenset(self.store.index().images)
-            copied = await self._skopeo.copy(wanted, origin, ledger, credentials)
-            image = await self._copied(wanted, copied, before, ledger)
-            if not instances or copied in instances:
-                return image, digest or copied
-            _log.info("%s moved while it was pulled", wanted)
+        try:
+            for _ in range(MOVED_TRIES):
+                digest, instances = await self._meaning(wanted, origin, ledger, credentials)
+                if (held := self._held(wanted, digest)) is not None:
+                    return held, digest
+                before = frozenset(self.store.index().images)
+                copied = await self._skopeo.copy(wanted, origin, ledger, credentials)
+                image = await self._copied(wanted, copied, before, ledger)
+                if not instances or copied in instances:
+                    return image, digest or copied
+                _log.info("%s moved while it was pulled", wanted)
+        finally:
+            authfile.remove(ledger.directory)
         raise PullFailed(f"cannot pull image {wanted}: it changed {MOVED_TRIES} times while it was pulled")
 
+    async def _take_back(self, wanted: Reference, before: frozenset[str], ledger: Ledger) -> None:
+        """A pull that is cancelled when its image is whole already: it goes, unless another pull brought it as well."""
+        entry = self.store.named(str(wanted))
+        if entry is not None and entry.id not in before and entry.names == (str(wanted),):
+            await self._delete(entry.id, ledger)
+
     async def _meaning(
-        self, wanted: Reference, origin: str, ledger: Ledger, credentials: Credentials | None
+        self, wanted: Reference, origin: str, ledger: Ledger, credentials: PullCredentials | None
     ) -> tuple[str, frozenset[str]]:
         """The digest that the reference names, and the manifests that a copy may then bring (none: it brings that one).
 
@@ -242,24 +265,31 @@ class SkopeoImages:
         image_dir = self.store.data_path(image.id, "manifest").parent
         directories = [self.store.overlay / layer for layer in sorted(unsure)]
         self._inodes.update(sync_image(self._root, image_dir, directories, stop))
-        self._marks.mark(unsure)
+        self._marks.mark({layer: self._inodes.get(layer, 0) for layer in unsure})
         self._entered.add(image.id)
 
     # --- runs of skopeo ----------------------------------------------------------------------------------------------
 
     @contextlib.asynccontextmanager
     async def _running(self) -> AsyncIterator[Ledger]:
-        """A directory for one run; removed at the end, and with it what a failed or killed run left."""
+        """A directory for one run; removed at the end, and with it what a broken run left.
+
+        Whoever cancelled does not want it any more, and on a full disk every byte counts; after a failure of the
+        registry or the network a retry is near, and may find the layers that are whole.
+        """
         async with self._quiet:
             ledger = Ledger(self._pulls / uuid.uuid4().hex)
             self._active.add(ledger.directory)
-        whole = False
+        clear: Callable[[], Awaitable[None]] = self._clean_store
         try:
             await self._threads.run("begin a pull", SHORT_S, self._make, ledger)
             yield ledger
-            whole = True
+            clear = _nothing
+        except (RegistryUnavailable, TimedOut):
+            clear = self._clear
+            raise
         finally:
-            await uncancelled(self._end(ledger, whole=whole))
+            await uncancelled(self._end(ledger, clear))
 
     def _make(self, ledger: Ledger) -> None:
         try:
@@ -268,17 +298,17 @@ class SkopeoImages:
             ledger.make()
             self._skopeo.prepare()
         except OSError as error:
-            raise StorageFailed(f"cannot make directories of the image store: {error.strerror}") from error
+            raise storage_failure("cannot make directories of the image store", error) from error
 
-    async def _end(self, ledger: Ledger, *, whole: bool) -> None:
+    async def _end(self, ledger: Ledger, clear: Callable[[], Awaitable[None]]) -> None:
         try:
             await self._threads.run("end a pull", CLEAN_S, strays.remove_tree, ledger.directory)
         finally:
             self._active.discard(ledger.directory)
-        if not whole:
+        if clear is not _nothing:
             async with self._quiet:
                 if not self._active:
-                    await self._clear(self.store.index())
+                    await clear()
 
     async def _delete(self, known: str, ledger: Ledger) -> None:
         index = self.store.index()
@@ -297,7 +327,7 @@ class SkopeoImages:
         try:
             self._book.note(str(wanted), f"sha256:{image.id}", digest)
         except OSError as error:
-            raise StorageFailed(f"cannot note what {wanted} means: {error.strerror}") from error
+            raise storage_failure(f"cannot note what {wanted} means", error) from error
 
     def _names(self, states: Mapping[str, ImageState]) -> dict[str, PulledImage]:
         found: dict[str, PulledImage] = {}
@@ -348,7 +378,7 @@ class SkopeoImages:
                     break
                 chain = self.store.index().chain(orphans[0].id) or ()
                 await self._delete(await self._skopeo.adopt(chain[::-1], ledger), ledger)
-        await self._clear(self.store.index())
+        await self._clear()
 
     def _forget(self, index: Index) -> None:
         """Marks and notes about what the store no longer has."""
@@ -358,9 +388,9 @@ class SkopeoImages:
         except OSError as error:
             raise StorageFailed(f"cannot forget what the image store lost: {error.strerror}") from error
 
-    async def _clear(self, index: Index) -> None:
+    async def _clear(self) -> None:
         """Incomplete layers (a deletion removes them), trial directories, mounts."""
-        if any(not layer.complete for layer in index.layers.values()):
+        if any(not layer.complete for layer in self.store.index().layers.values()):
             async with self._own_run() as ledger:
                 await self._delete(await self._skopeo.adopt((), ledger), ledger)
         await self._threads.run("clear the image store", CLEAN_S, strays.clear_store, self.store.overlay)
@@ -378,6 +408,10 @@ class SkopeoImages:
             await uncancelled(
                 self._threads.run("end a clean-up", CLEAN_S, strays.remove_tree, ledger.directory),
             )
+
+
+async def _nothing() -> None:
+    """What a run that came to its end leaves to be cleared."""
 
 
 def _pulled(image: StoredImage, digest: str) -> PulledImage:

@@ -1,10 +1,10 @@
 """skopeo's command lines: what is asked of it, with which files and which environment. One instance per store.
 
-Rule 1: a secret goes into an authfile (0600) in the run's own directory, never into an argument. Rule 2: nothing of the
-machine's own configuration is read but registries.conf, policy.json and certificates.
+Rule 1: a secret goes into an authfile (0600) in the run's own directory, never into an argument; the one exception, a
+bearer token, is refused before it comes here unless the configuration permits it. Rule 2: nothing of the machine's own
+configuration is read but registries.conf, policy.json, certificates and the authfile that the configuration names.
 """
 
-import base64
 import hashlib
 import json
 import os
@@ -13,29 +13,27 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from adapters.images import failures
+from adapters.images import authfile, failures
 from adapters.images.process import Finished, Ledger, run
 from adapters.images.reference import Reference, is_digest, is_loopback
 from adapters.images.store import Layer
+from domain.config import PullCredentials
 from domain.errors import InvalidRequest, PullFailed, StorageFailed
 
 SHORT_S = 60.0
+INSPECT_S = 120.0
+"""skopeo itself tries again for up to a minute where a registry says "too many requests"."""
+
 STRAY_NAME = "daybook.invalid/stray:layers"
 PASSED_ON = ("PATH", "SSL_CERT_FILE", "SSL_CERT_DIR", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY")
 
 
 @dataclass(frozen=True, slots=True)
-class Credentials:
-    """For one pull; `identity_token` is an OAuth2 refresh token. Never in an argument, an event or a log."""
-
-    username: str = ""
-    password: str = ""
-    identity_token: str = ""
-
-
-@dataclass(frozen=True, slots=True)
 class Settings:
-    """`stall_s`: no byte moved for so long ends a pull; `limit_s`: all of a pull (0: no limit). Paths may be None."""
+    """`stall_s`: no byte moved for so long ends a pull; `limit_s`: all of a pull (0: no limit). Paths may be None.
+
+    `authfile`: the machine's own credentials, for whoever brings none.
+    """
 
     skopeo: str = "skopeo"
     at_once: int = 3
@@ -60,19 +58,22 @@ class Skopeo:
         self._storage_conf.write_text('[storage]\ndriver = "overlay"\n')
 
     async def inspect(
-        self, wanted: Reference, origin: str, ledger: Ledger, credentials: Credentials | None = None
+        self, wanted: Reference, origin: str, ledger: Ledger, credentials: PullCredentials | None = None
     ) -> bytes:
         """The manifest or index that the reference names, byte for byte. Raises as a pull does."""
-        words = ["inspect", "--raw", *self._access(ledger, wanted, credentials, "--tls-verify=false"), origin]
-        done = await self._run(words, ledger, limit_s=SHORT_S)
+        access = self._access(ledger, wanted, credentials, ("--tls-verify=false", "--registry-token"))
+        stall_s = min(SHORT_S, self._settings.stall_s or SHORT_S)
+        done = await self._run(["inspect", "--raw", *access, origin], ledger, limit_s=INSPECT_S, stall_s=stall_s)
         if done.code != 0:
             raise failures.of_pull(str(wanted), done, registry=origin.startswith("docker://"))
         return done.out
 
-    async def copy(self, wanted: Reference, origin: str, ledger: Ledger, credentials: Credentials | None = None) -> str:
+    async def copy(
+        self, wanted: Reference, origin: str, ledger: Ledger, credentials: PullCredentials | None = None
+    ) -> str:
         """Returns the digest of the manifest that was copied: of an index, the one of this platform's image."""
         told = ledger.directory / "digest"
-        access = self._access(ledger, wanted, credentials, "--src-tls-verify=false")
+        access = self._access(ledger, wanted, credentials, ("--src-tls-verify=false", "--src-registry-token"))
         words = ["copy", "--quiet", "--digestfile", str(told), *access, origin, f"{self._transport}{wanted}"]
         done = await self._run(words, ledger, limit_s=self._settings.limit_s, stall_s=self._settings.stall_s)
         if done.code != 0:
@@ -80,7 +81,7 @@ class Skopeo:
         try:
             digest = told.read_text()[:100].strip()
         except OSError as error:
-            raise StorageFailed(f"cannot pull image {wanted}: no digest was written: {error.strerror}") from error
+            raise failures.storage_failure(f"cannot pull image {wanted}: no digest was written", error) from error
         if not is_digest(digest):
             raise PullFailed(f"cannot pull image {wanted}: skopeo told the digest {digest!r}")
         return digest
@@ -120,15 +121,22 @@ class Skopeo:
         return {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", **passed, **private, **storage}
 
     def _access(
-        self, ledger: Ledger, wanted: Reference, credentials: Credentials | None, plain: str
+        self, ledger: Ledger, wanted: Reference, credentials: PullCredentials | None, options: tuple[str, str]
     ) -> tuple[str, ...]:
-        """Which authfile, and whether the registry may do without a certificate. Raises StorageFailed."""
-        insecure = is_loopback(wanted.registry) or wanted.registry in self._settings.insecure
-        authfile = self._settings.authfile
-        if credentials is not None:
-            authfile = ledger.directory / "auth.json"
-            _write_authfile(authfile, wanted.registry, credentials)
-        return (*(("--authfile", str(authfile)) if authfile else ()), *((plain,) if insecure else ()))
+        """Which authfile, and whether the registry may do without a certificate. `options`: what skopeo calls both.
+
+        Raises StorageFailed.
+        """
+        plain, token = options
+        words: list[str] = []
+        file = self._settings.authfile
+        if credentials is not None and authfile.needed(credentials):
+            file = authfile.write(ledger.directory, wanted, credentials, self._settings.authfile)
+        elif credentials is not None and credentials.registry_token:
+            words += [token, credentials.registry_token]
+        words += ["--authfile", str(file)] if file else []
+        words += [plain] if is_loopback(wanted.registry) or wanted.registry in self._settings.insecure else []
+        return tuple(words)
 
 
 def source_of(wanted: Reference, source: str) -> str:
@@ -139,19 +147,6 @@ def source_of(wanted: Reference, source: str) -> str:
     if kind not in ("oci", "docker-archive") or not path.startswith("/") or "\0" in path or len(path) > 4096:
         raise InvalidRequest(f"cannot load image from {source[:80]!r}: it is not oci:/PATH or docker-archive:/PATH")
     return source
-
-
-def _write_authfile(path: Path, registry: str, credentials: Credentials) -> None:
-    secret = base64.b64encode(f"{credentials.username}:{credentials.password}".encode()).decode()
-    entry = {"auth": secret}
-    if credentials.identity_token:
-        entry = {"auth": base64.b64encode(b"<token>:").decode(), "identitytoken": credentials.identity_token}
-    try:
-        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-        with os.fdopen(fd, "w") as file:
-            json.dump({"auths": {registry: entry}}, file)
-    except OSError as error:
-        raise StorageFailed(f"cannot write credentials for a pull: {error.strerror}") from error
 
 
 def _stray_layout(layout: Path, chain: Sequence[Layer]) -> str:

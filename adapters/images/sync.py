@@ -8,9 +8,10 @@ import ctypes
 import os
 import stat
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
+from adapters.images.failures import storage_failure
 from domain.errors import Cancelled, StorageFailed
 
 _SYNC_FILE_RANGE_WRITE = 2
@@ -35,7 +36,7 @@ def sync_image(root: Path, image_dir: Path, layers: Sequence[Path], stop: thread
         _sync_one(root)
         return inodes
     except OSError as error:
-        raise StorageFailed(f"cannot sync image {image_dir.name}: {error.strerror or error}") from error
+        raise storage_failure(f"cannot sync image {image_dir.name}", error) from error
 
 
 def count_inodes(directory: Path) -> int:
@@ -43,7 +44,9 @@ def count_inodes(directory: Path) -> int:
 
 
 class Marks:
-    """Which layers are on the disk for sure, over restarts: an empty file each, made after the layer was synced.
+    """Which layers are on the disk for sure, over restarts: a file each, made after the layer was synced.
+
+    It holds the layer's number of inodes: nobody shall walk a store again to tell how large it is.
 
     A layer without a mark that an earlier boot wrote may be empty files (power was lost before the sync). A mark goes
     before its layer does; nothing here is synced, for the journal keeps the order.
@@ -67,15 +70,23 @@ class Marks:
             raise StorageFailed(f"cannot read {self._boot_file}: {error}") from error
         return set() if boot_id == self._boot_id else self.unsure(layers)
 
-    def mark(self, layers: Iterable[str]) -> None:
-        """Raises StorageFailed."""
+    def mark(self, layers: Mapping[str, int]) -> None:
+        """`layers`: with their inodes. Raises StorageFailed."""
         try:
             self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
             for layer in self.unsure(layers):
-                (self._directory / layer).touch()
+                (self._directory / layer).write_text(str(layers[layer]))
                 self._known().add(layer)
         except OSError as error:
-            raise StorageFailed(f"cannot note layers as synced: {error.strerror}") from error
+            raise storage_failure("cannot note layers as synced", error) from error
+
+    def inodes(self, layer: str) -> int | None:
+        """As it was when the layer was marked; None where that is not known."""
+        try:
+            with open(self._directory / layer) as file:
+                return int(file.read(20))
+        except (OSError, ValueError):
+            return None
 
     def unmark(self, layers: Iterable[str]) -> None:
         """Raises StorageFailed."""

@@ -128,6 +128,10 @@ def _run(event: e.SandboxRunRequested) -> str:
     return f"{printable(config.namespace, 80)}/{printable(config.name, 80)} (attempt {config.attempt}){handler}"
 
 
+def _source(event: e.ImagePullRequested) -> str:
+    return f"from {printable(event.source)}" if event.source else ""
+
+
 def _pulled(event: e.ImagePulled) -> str:
     return f"{fit_hash(event.image_id)}, {count(len(event.layers), 'layer')}, {size(event.size)}"
 
@@ -193,7 +197,7 @@ EVENT: Mapping[type, Words] = {
     e.SandboxResourcesUpdated:    _resources,
     e.SandboxRemoveRequested:     _nothing,
     e.SandboxRemoved:             _nothing,
-    e.ImagePullRequested:         lambda ev: f"from {printable(ev.source)}" if ev.source else "",
+    e.ImagePullRequested:         lambda ev: _source(ev) or ("with credentials" if ev.access else ""),
     e.ImagePulled:                _pulled,
     e.ImagePullFailed:            failure_words,
     e.ImageRemoveRequested:       _nothing,

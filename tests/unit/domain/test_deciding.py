@@ -5,10 +5,12 @@ from dataclasses import replace
 import pytest
 
 from domain import commands as c
-from domain import errors
+from domain import deciding, errors
+from domain import effects as f
 from domain import events as e
 from domain.config import NamespaceMode, NamespaceOptions
 from domain.decision import ALREADY, Accept, Decision, Join, Refused, Wait
+from domain.due import due
 from domain.lifecycle import ContainerState, ImageState, SandboxState
 from domain.node import Node
 from tests.unit.domain import builders as b
@@ -191,6 +193,81 @@ def test_a_pull_does_not_revive_an_image_that_goes() -> None:
     assert (type(event), event.error) == (e.ImagePullFailed, "PullFailed")
     ((_, event),) = accepted(book.node.decide(c.RecordPulled(b.REF_2, b.pulled(b.ID_B)), b.NOW)).events
     assert type(event) is e.ImagePulled
+
+
+# --- pulls -----------------------------------------------------------------------------------------------------------
+
+OPEN = c.PullImage(b.REF, access="h1")
+
+
+def pulling(access: str = "h1", source: str = "") -> b.Book:
+    return b.Book().put(IMAGE_KEY, e.ImagePullRequested(source, access))
+
+
+@pytest.mark.parametrize(
+    ("command", "answer"),
+    [
+        (OPEN, Join()),
+        (replace(OPEN, access="h2"), Wait()),
+        (replace(OPEN, access=""), Wait()),
+        (replace(OPEN, source="oci:/x"), Wait()),
+    ],
+)
+def test_a_pull_is_shared_by_those_with_its_credentials(command: c.Command, answer: Decision) -> None:
+    assert pulling().node.decide(command, b.NOW) == answer
+
+
+def test_whoever_waited_pulls_again_with_his_own() -> None:
+    book = pulling().put(IMAGE_KEY, b.IMAGE_PULLED)
+    assert accepted(book.node.decide(replace(OPEN, access="h2"), b.NOW)).events == (
+        (IMAGE_KEY, e.ImagePullRequested("", "h2")),
+    )
+
+
+@pytest.mark.parametrize("access", ["", "h2"])
+def test_the_outcome_of_an_earlier_pull_is_not_taken_for_this_ones(access: str) -> None:
+    """One was given up when its work was done already; the next one brings other credentials."""
+    node = pulling().node
+    assert node.decide(c.RecordPulled(b.REF, b.pulled(), access), b.NOW) == ALREADY
+    assert node.decide(c.RecordPullFailed(b.REF, "PullFailed", "no", access), b.NOW) == ALREADY
+    assert isinstance(node.decide(c.RecordPulled(b.REF, b.pulled(), "h1"), b.NOW), Accept)
+
+
+def test_what_is_due_names_the_credentials_by_their_hash() -> None:
+    assert due(pulling().node, IMAGE_KEY).effect == f.PullImage(b.REF, "", "h1")
+
+
+def test_pulls_are_bounded_and_shared_ones_do_not_count() -> None:
+    book = pulling()
+    for number in range(deciding.PULLS_MAX - 1):
+        assert isinstance(book.ask(c.PullImage(f"q.io/x:{number}")), Accept)
+    error = refusal(book.node.decide(c.PullImage("q.io/more:1"), b.NOW))
+    assert (type(error), error.text) == (errors.Busy, "cannot pull image q.io/more:1: 256 pulls are open already")
+    assert book.node.decide(OPEN, b.NOW) == Join()
+    book.put(e.image_key("q.io/x:0"), e.ImagePullFailed("PullFailed", "no"))
+    assert isinstance(book.node.decide(c.PullImage("q.io/more:1"), b.NOW), Accept)
+
+
+def test_a_pull_that_nobody_waits_for_ends_as_cancelled() -> None:
+    end = deciding.given_up(pulling().node, OPEN)
+    assert isinstance(end, c.RecordPullFailed) and (end.error, end.access) == ("Cancelled", "h1")
+    event = accepted(pulling().node.decide(end, b.NOW)).events[0][1]
+    assert event == e.ImagePullFailed("Cancelled", end.text) and b.REF in end.text
+
+
+@pytest.mark.parametrize(
+    ("book", "command"),
+    [
+        (pulling(), replace(OPEN, access="h2")),
+        (pulling().put(IMAGE_KEY, b.IMAGE_PULLED), OPEN),
+        (b.Book(), OPEN),
+        (b.with_container(S.CREATING), b.create()),
+        (b.with_sandbox(B.SETTING_UP), b.run()),
+        (b.with_image(I.REMOVING), c.RemoveImage(b.REF)),
+    ],
+)
+def test_nothing_else_ends_with_its_clients(book: b.Book, command: c.Command) -> None:
+    assert deciding.given_up(book.node, command) is None
 
 
 # --- time ------------------------------------------------------------------------------------------------------------

@@ -31,6 +31,12 @@ def test_upcasters_lead_to_a_living_name() -> None:
         assert new in e.WIRE or new in e.UPCASTERS
 
 
+def test_a_pull_on_record_before_there_were_credentials_had_none() -> None:
+    for payload in ({}, {"source": "oci:/x"}):
+        name, up = e.UPCASTERS["image.pull_requested/1"]
+        assert e.WIRE[name](**up(payload)) == e.ImagePullRequested(payload.get("source", ""), "")
+
+
 def test_keys() -> None:
     assert e.split_key(e.container_key("x")) == ("container", "x")
     assert e.split_key(e.sandbox_key("x")) == ("sandbox", "x")

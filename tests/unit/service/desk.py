@@ -117,7 +117,7 @@ class Stand:
 class Bench:
     """Handlers over the fakes, with what they report."""
 
-    def __init__(self, desk: Desk) -> None:
+    def __init__(self, desk: Desk, credentials: Callable[[str, str], Any] = lambda reference, access: None) -> None:
         self.desk = desk
         self.world = World(boot_id=desk.clock.boot_id)
         self.tasks, self.sandboxes = FakeTasks(self.world), FakeSandboxes(self.world)
@@ -126,7 +126,15 @@ class Bench:
         self.network = FakeNetwork(self.net, started=True)
         self.reported: list[c.Command] = []
         self.handlers = Handlers(
-            desk.node, desk.log, desk.clock, desk.files, self.tasks, self.sandboxes, self.network, self.images
+            desk.node,
+            desk.log,
+            desk.clock,
+            desk.files,
+            self.tasks,
+            self.sandboxes,
+            self.network,
+            self.images,
+            credentials,
         )
 
     async def do(self, what: f.Effect | f.Watch) -> list[c.Command]:

@@ -29,7 +29,7 @@ def test_the_defaults_printed_are_the_defaults_read() -> None:
 @pytest.mark.parametrize(("table", "entry"), KEYS, ids=lambda given: getattr(given, "name", given))
 def test_every_key_is_taken_printed_and_explained(table: str, entry: Any) -> None:
     default = getattr(getattr(Config(), table), entry.name)
-    other: Any = {str: '"other"', int: "7", list: '["a", "b"]'}[type(default)]
+    other: Any = {str: '"other"', int: "7", list: '["a", "b"]', bool: "true"}[type(default)]
     if f"{table}.{entry.name}" in CHOICES:
         other = f'"{CHOICES[f"{table}.{entry.name}"][-1]}"'
     given = parse(f"[{table}]\n{entry.name} = {other}\n")
@@ -42,7 +42,10 @@ def test_every_key_is_taken_printed_and_explained(table: str, entry: Any) -> Non
 @pytest.mark.parametrize(("table", "entry"), KEYS, ids=lambda given: getattr(given, "name", given))
 @pytest.mark.parametrize("value", ["true", "1.5", "{}", "[1]"])
 def test_an_ill_typed_key_is_refused_by_name(table: str, entry: Any, value: str) -> None:
-    with pytest.raises(InvalidRequest, match=rf"{table}\.{entry.name} must be a (number|string|list of strings), not"):
+    if value == "true" and isinstance(getattr(getattr(Config(), table), entry.name), bool):
+        value = "1"
+    wanted = "(a number|a string|a list of strings|true or false)"
+    with pytest.raises(InvalidRequest, match=rf"{table}\.{entry.name} must be {wanted}, not"):
         parse(f"[{table}]\n{entry.name} = {value}\n")
 
 
@@ -53,6 +56,11 @@ def test_an_ill_typed_number_and_string_are_told_apart() -> None:
         parse("[runtime]\npath = 3\n")
     with pytest.raises(InvalidRequest, match=r"log.map_gib must not be negative"):
         parse("[log]\nmap_gib = -1\n")
+
+
+def test_somebody_must_be_able_to_pull() -> None:
+    with pytest.raises(InvalidRequest, match=r"images.pulls_at_once must be at least 1"):
+        parse("[images]\npulls_at_once = 0\n")
 
 
 @pytest.mark.parametrize("name", CHOICES)

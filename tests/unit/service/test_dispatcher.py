@@ -1,6 +1,7 @@
 """Lanes, claims and answers: what a command meets between its arrival and its outcome."""
 
 import asyncio
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -8,7 +9,8 @@ import pytest
 from adapters.log.errors import LogBroken, LogFull
 from domain import commands as c
 from domain import events as e
-from domain.errors import Busy, LimitReached, NameTaken, NotReady, StorageFailed
+from domain.config import PullCredentials
+from domain.errors import Busy, LimitReached, NameTaken, NotReady, PullFailed, StorageFailed
 from domain.names import sandbox_name
 from domain.records import Cause, Draft, Evidence
 from service.dispatcher import LANE_WAITERS_MAX
@@ -343,3 +345,89 @@ async def test_the_removal_of_an_image_waits_for_a_reference_that_is_being_pulle
     await turns()
     assert desk.events(f"image/{b.REF}")[-1] == "image.remove_requested"
     call.cancel()
+
+
+# --- clients that leave a pull ---------------------------------------------------------------------------------------
+
+PULL = c.PullImage("q.io/z:1", access="h1")
+KEY = "image/q.io/z:1"
+MINE = PullCredentials("h1", "me", "pw")
+
+
+@virtual
+async def test_the_last_client_that_leaves_ends_the_pull() -> None:
+    desk = Desk()
+    calls = [desk.ask(PULL, MINE) for _ in range(3)]
+    await turns()
+    for call in calls[:2]:
+        call.cancel()
+        await turns()
+    assert desk.events(KEY) == ["image.pull_requested"]
+    assert desk.dispatcher.credentials.of(PULL.reference, "h1") == MINE
+    calls[2].cancel()
+    await turns()
+    assert desk.events(KEY) == ["image.pull_requested", "image.pull_failed"]
+    assert desk.node.images[PULL.reference].error == "Cancelled"
+    assert len(desk.dispatcher.credentials) == 0
+    assert desk.files.files == {}, "credentials are in no file"
+
+
+@virtual
+async def test_a_client_that_leaves_before_its_pull_is_on_record_ends_it_all_the_same() -> None:
+    desk = Desk()
+    call = desk.ask(PULL, MINE)
+    await asyncio.sleep(0)
+    call.cancel()
+    await turns()
+    assert desk.events(KEY) == ["image.pull_requested", "image.pull_failed"]
+
+
+@virtual
+async def test_who_waits_with_other_credentials_does_not_keep_a_pull_alive_and_then_has_his_own() -> None:
+    desk = Desk()
+    first = desk.ask(PULL, MINE)
+    await turns()
+    other = desk.ask(replace(PULL, access="h2"), PullCredentials("h2", "you", "pw"))
+    await turns()
+    first.cancel()
+    await turns()
+    assert desk.events(KEY) == ["image.pull_requested", "image.pull_failed", "image.pull_requested"]
+    await desk.report(c.RecordPulled(PULL.reference, b.pulled(), "h2"))
+    assert await other == b.ID_A
+
+
+@virtual
+async def test_who_waited_with_other_credentials_is_not_answered_by_the_first_pull() -> None:
+    desk = Desk()
+    first, other = desk.ask(PULL, MINE), desk.ask(replace(PULL, access="h2"), PullCredentials("h2", "you", "no"))
+    await turns()
+    await desk.report(c.RecordPulled(PULL.reference, b.pulled(), "h1"))
+    assert await first == b.ID_A
+    await turns()
+    assert not other.done()
+    await desk.report(c.RecordPullFailed(PULL.reference, "PullFailed", "unauthorized", "h2"))
+    with pytest.raises(PullFailed, match="unauthorized"):
+        await other
+
+
+@virtual
+async def test_a_client_that_leaves_while_it_waits_for_another_pull_ends_nothing() -> None:
+    desk = Desk()
+    first, other = desk.ask(PULL, MINE), desk.ask(replace(PULL, access=""))
+    await turns()
+    other.cancel()
+    await turns()
+    assert desk.events(KEY) == ["image.pull_requested"]
+    first.cancel()
+    await turns()
+
+
+@virtual
+async def test_a_daemon_that_stops_leaves_pulls_to_the_next_start() -> None:
+    desk = Desk()
+    call = desk.ask(PULL, MINE)
+    await turns()
+    desk.dispatcher.ending = True
+    call.cancel()
+    await turns()
+    assert desk.events(KEY) == ["image.pull_requested"]

@@ -10,7 +10,7 @@ from adapters.oci.fake import Act, Program
 from domain import commands as c
 from domain import effects as f
 from domain import events as e
-from domain.config import ContainerSecrets
+from domain.config import ContainerSecrets, PullCredentials
 from domain.errors import DaybookError, NetworkFailed, RegistryUnavailable, RuntimeFailed, StorageFailed, TimedOut
 from domain.records import Evidence
 from service.handlers import LIMIT_S, MONITOR_LAST_WORD_NS, RELEASE_TRIES
@@ -444,6 +444,35 @@ async def test_a_pull_that_fails_says_how() -> None:
     table.world.at("pull.step", RegistryUnavailable("RegistryUnavailable: nobody there"))
     (told,) = await table.do(f.PullImage(REF, ""))
     assert told == c.RecordPullFailed(REF, "RegistryUnavailable", "RegistryUnavailable: nobody there")
+
+
+def locked(*held: PullCredentials) -> Bench:
+    """A registry that gives it to `me`; the credentials of those who wait for it."""
+    known = {each.access: each for each in held}
+    table = Bench(Desk().put(e.image_key(REF), e.ImagePullRequested("", "h1")), lambda _, access: known.get(access))
+    table.images.offer(REF, IMAGE)
+    table.images.logins[REF] = ("me", "pw")
+    return table
+
+
+@virtual
+async def test_a_pull_has_the_credentials_that_its_state_names() -> None:
+    table = locked(PullCredentials("h1", "me", "pw"), PullCredentials("h2", "you", "no"))
+    assert await table.do(f.PullImage(REF, "", "h1")) == [c.RecordPulled(REF, IMAGE, "h1")]
+
+
+@virtual
+async def test_wrong_credentials_are_told_as_such() -> None:
+    table = locked(PullCredentials("h1", "you", "no"))
+    (told,) = await table.do(f.PullImage(REF, "", "h1"))
+    assert (told.error, told.access) == ("PullFailed", "h1") and "unauthorized" in told.text
+
+
+@virtual
+async def test_a_pull_whose_credentials_are_gone_is_not_tried_without() -> None:
+    table = locked()
+    (told,) = await table.do(f.PullImage(REF, "", "h1"))
+    assert (told.error, told.access, table.images.calls) == ("Cancelled", "h1", [])
 
 
 @virtual

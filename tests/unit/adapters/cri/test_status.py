@@ -27,6 +27,7 @@ EXPECTED = {
     "ExecFailed": C.UNKNOWN,
     "NetworkFailed": C.INTERNAL,
     "StorageFailed": C.INTERNAL,
+    "DiskFull": C.RESOURCE_EXHAUSTED,
 }
 
 

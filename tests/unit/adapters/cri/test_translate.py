@@ -108,12 +108,12 @@ def pull(image: str = "busybox:1.36", **more: object) -> object:
 
 
 def test_pull() -> None:
-    assert translator().pull_image(pull(), "kubelet") == c.PullImage(IMAGE)
+    assert translator().pull_image(pull(), "kubelet") == (c.PullImage(IMAGE), None)
 
 
 @pytest.mark.parametrize("source", ["oci:/srv/layout:v1", "oci:/srv/layout", "docker-archive:/srv/a.tar"])
 def test_load_is_for_people(source: str) -> None:
-    assert translator().pull_image(pull(annotations={LOAD: source}), "admin") == c.PullImage(IMAGE, source)
+    assert translator().pull_image(pull(annotations={LOAD: source}), "admin") == (c.PullImage(IMAGE, source), None)
     with pytest.raises(InvalidRequest, match="admin socket only"):
         translator().pull_image(pull(annotations={LOAD: source}), "kubelet")
 
@@ -124,21 +124,28 @@ def test_load_from_elsewhere(source: str) -> None:
         translator().pull_image(pull(annotations={LOAD: source}), "admin")
 
 
-@pytest.mark.parametrize(
-    "field", ["username", "password", "auth", "server_address", "identity_token", "registry_token"]
-)
-def test_credentials(field: str) -> None:
+def test_credentials_are_beside_the_command_and_known_in_it_by_their_hash() -> None:
     request = pull()
-    setattr(request.auth, field, "hunter2")  # type: ignore[attr-defined]
-    with pytest.raises(Unsupported, match="credentials") as caught:
+    request.auth.username, request.auth.password = "me", "hunter2"  # type: ignore[attr-defined]
+    command, credentials = translator().pull_image(request, "kubelet")
+    assert credentials is not None and credentials.password == "hunter2"
+    assert command == c.PullImage(IMAGE, access=credentials.access) and credentials.access
+    assert "hunter2" not in f"{command} {credentials}"
+
+
+def test_a_file_needs_no_credentials() -> None:
+    request = pull(annotations={LOAD: "oci:/srv/layout"})
+    request.auth.username = "me"  # type: ignore[attr-defined]
+    assert translator().pull_image(request, "admin") == (c.PullImage(IMAGE, "oci:/srv/layout"), None)
+
+
+def test_a_registry_token_needs_the_configuration() -> None:
+    request = pull()
+    request.auth.registry_token = "hunter2"  # type: ignore[attr-defined]
+    with pytest.raises(InvalidRequest, match="allow_registry_token"):
         translator().pull_image(request, "kubelet")
-    assert "hunter2" not in caught.value.text
-
-
-def test_empty_credentials_are_none() -> None:
-    request = pull()
-    request.auth.SetInParent()  # type: ignore[attr-defined]
-    assert translator().pull_image(request, "kubelet") == c.PullImage(IMAGE)
+    _, credentials = translator(allow_registry_token=True).pull_image(request, "kubelet")
+    assert credentials is not None and credentials.registry_token == "hunter2"
 
 
 def test_pull_refusals() -> None:

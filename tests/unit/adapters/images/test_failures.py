@@ -1,8 +1,11 @@
+import errno
+import os
+
 import pytest
 
-from adapters.images.failures import of_pull, said
+from adapters.images.failures import of_pull, said, storage_failure
 from adapters.images.process import Finished
-from domain.errors import Failure, PullFailed, RegistryUnavailable, StorageFailed
+from domain.errors import DiskFull, Failure, PullFailed, RegistryUnavailable, StorageFailed
 
 REF = "q.io/denied/404:latest"
 
@@ -25,7 +28,9 @@ def fatal(text: str) -> Finished:
         ("toomanyrequests: You have reached your pull rate limit", PullFailed),
         ("x509: certificate signed by unknown authority", PullFailed),
         ("Digest did not match, expected sha256:1, got sha256:2: EOF", PullFailed),
-        ("write /x/storage1/2: no space left on device", StorageFailed),
+        ("write /x/storage1/2: no space left on device", DiskFull),
+        ("write /x/layers.json: disk quota exceeded", DiskFull),
+        ("mkdir /x/overlay: read-only file system", StorageFailed),
         ("Source image rejected: Running image docker://x is rejected by policy.", PullFailed),
         ("something new", PullFailed),
     ],
@@ -56,3 +61,11 @@ def test_what_is_quoted_is_clean_and_bounded() -> None:
     assert said(Finished(2, b"", "")) == "skopeo exited with 2"
     assert "\x1b" not in said(fatal("a\x1b[31mb"))
     assert len(said(fatal("x" * 10_000))) < 700
+
+
+@pytest.mark.parametrize(
+    ("number", "kind"), [(errno.ENOSPC, DiskFull), (errno.EDQUOT, DiskFull), (errno.EACCES, StorageFailed)]
+)
+def test_our_own_file_operations(number: int, kind: type[Failure]) -> None:
+    error = storage_failure("cannot write it", OSError(number, os.strerror(number), "/secret/path"))
+    assert type(error) is kind and error.text == f"cannot write it: {os.strerror(number)}"

@@ -21,3 +21,23 @@ def test_damage_and_repair() -> None:
         assert images.present(image.image_id)
 
     asyncio.run(body())
+
+
+async def _one_is_late() -> None:
+    images = FakeImages()
+    image = fake_image("same")
+    for reference in ("q.io/a:1", "q.io/b:1"):
+        images.offer(reference, image)
+    images.hold["q.io/a:1"] = asyncio.Event()
+    late = asyncio.ensure_future(images.pull("q.io/a:1"))
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    assert await images.pull("q.io/b:1") == image
+    images.hold["q.io/a:1"].set()
+    while not late.done():
+        assert images.present(image.image_id)
+        await asyncio.sleep(0)
+
+
+def test_a_late_pull_does_not_touch_what_another_brought() -> None:
+    asyncio.run(_one_is_late())

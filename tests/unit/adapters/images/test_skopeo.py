@@ -9,7 +9,8 @@ import pytest
 
 from adapters.images.process import Ledger
 from adapters.images.reference import parse
-from adapters.images.skopeo import Credentials, Settings, Skopeo, source_of
+from adapters.images.skopeo import Settings, Skopeo, source_of
+from domain.config import PullCredentials
 from domain.errors import InvalidRequest, PullFailed
 
 SCRIPT = """#!/bin/sh
@@ -37,7 +38,7 @@ def skopeo(tmp_path: Path, **settings: object) -> Skopeo:
 
 
 def inspect(
-    tmp_path: Path, ledger: Ledger, reference: str, credentials: Credentials | None = None, **s: object
+    tmp_path: Path, ledger: Ledger, reference: str, credentials: PullCredentials | None = None, **s: object
 ) -> list[str]:
     wanted = parse(reference)
     work = skopeo(tmp_path, **s).inspect(wanted, source_of(wanted, ""), ledger, credentials)
@@ -54,13 +55,13 @@ def test_certificates_are_checked_except_on_the_loopback_and_where_configured(tm
 
 
 def test_a_secret_is_in_a_private_file_only(tmp_path: Path, ledger: Ledger) -> None:
-    argv = inspect(tmp_path, ledger, "q.io/x", Credentials("me", "geheim"))
+    argv = inspect(tmp_path, ledger, "q.io/x", PullCredentials("h", "me", "geheim"))
     assert "geheim" not in "".join(argv) + (tmp_path / "env").read_text()
-    auth = json.loads((tmp_path / "auth").read_text())["auths"]["q.io"]["auth"]
+    auth = json.loads((tmp_path / "auth").read_text())["auths"]["q.io/x"]["auth"]
     assert base64.b64decode(auth) == b"me:geheim"
     assert (ledger.directory / "auth.json").stat().st_mode & 0o777 == 0o600
-    inspect(tmp_path, ledger, "q.io/x", Credentials(identity_token="tok"))
-    assert json.loads((tmp_path / "auth").read_text())["auths"]["q.io"]["identitytoken"] == "tok"
+    inspect(tmp_path, ledger, "q.io/x", PullCredentials("h", identity_token="tok"))
+    assert json.loads((tmp_path / "auth").read_text())["auths"]["q.io/x"]["identitytoken"] == "tok"
 
 
 def test_nothing_of_the_daemons_environment_but_proxies(

@@ -44,7 +44,7 @@ def test_marks_outlive_a_daemon_and_tell_an_earlier_boots_layers(tmp_path: Path)
     marks = Marks(tmp_path / "synced", "boot1")
     assert marks.unsure(["a", "b"]) == {"a", "b"} and marks.tainted(["a"]) == set()
     marks.begin_boot()
-    marks.mark(["a", "c"])
+    marks.mark({"a": 7, "c": 9})
     assert marks.unsure(["a", "b", "c"]) == {"b"}
     marks.unmark(["c", "never"])
     assert marks.unsure(["a", "b", "c"]) == {"b", "c"}
@@ -54,3 +54,10 @@ def test_marks_outlive_a_daemon_and_tell_an_earlier_boots_layers(tmp_path: Path)
     assert later.tainted(["a", "b"]) == {"b"}
     later.begin_boot()
     assert later.tainted(["a", "b"]) == set()
+
+
+def test_a_mark_knows_the_inodes(tmp_path: Path) -> None:
+    Marks(tmp_path / "synced", "boot").mark({"a": 7})
+    (tmp_path / "synced" / "old").touch()
+    marks = Marks(tmp_path / "synced", "boot")
+    assert (marks.inodes("a"), marks.inodes("old"), marks.inodes("none")) == (7, None, None)
