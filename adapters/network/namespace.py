@@ -1,13 +1,16 @@
 """Inside a pod's network namespace: is it one, and `lo` up. Blocking; `loopback_up` needs a thread of its own.
 
 pyroute2 gives the messages; the socket is ours, made inside the namespace: pyroute2's own sockets bring an event loop
-each, and its namespace helpers fork. It is imported at the first use (60 ms, 10 MiB), so only where pods have networks.
+each, and its namespace helpers fork. It is imported when a daemon attaches its first pod (60 ms, 10 MiB), not before.
 """
 
 import ctypes
 import fcntl
+import functools
 import os
 import socket
+import threading
+from collections.abc import Callable
 
 from domain.errors import NetworkFailed
 
@@ -20,6 +23,9 @@ ANSWER_MAX = 4096
 ANSWER_S = 5.0
 
 _libc = ctypes.CDLL(None, use_errno=True)
+
+_loading = threading.Lock()
+"""pyroute2's modules import each other: two threads that begin with it at once both fail."""
 
 
 def is_netns(path: str) -> bool:
@@ -41,11 +47,13 @@ def loopback_up(path: str) -> None:
     if not is_netns(path):
         raise NetworkFailed(f"{path} is no network namespace")
     try:
+        request, refused = _messages()
         enter(path)
         with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.NETLINK_ROUTE) as netlink:
             netlink.settimeout(ANSWER_S)
-            netlink.sendto(_set_up_message(), (0, 0))
-            _refused(netlink.recv(ANSWER_MAX))
+            netlink.sendto(request, (0, 0))
+            if number := refused(netlink.recv(ANSWER_MAX)):
+                raise OSError(number, os.strerror(number))
     except OSError as error:
         raise NetworkFailed(f"cannot set lo up in {path}: {error.strerror or error}") from error
 
@@ -61,8 +69,15 @@ def enter(path: str) -> None:
         os.close(fd)
 
 
-def _set_up_message() -> bytes:
-    from pyroute2.netlink import NLM_F_ACK, NLM_F_REQUEST
+def _messages() -> tuple[bytes, Callable[[bytes], int]]:
+    """The request that sets `lo` up, and what reads the answer: an errno, 0 where it was done."""
+    with _loading:
+        return _load()
+
+
+@functools.cache
+def _load() -> tuple[bytes, Callable[[bytes], int]]:
+    from pyroute2.netlink import NLM_F_ACK, NLM_F_REQUEST, nlmsgerr
     from pyroute2.netlink.rtnl import RTM_NEWLINK
     from pyroute2.netlink.rtnl.ifinfmsg import ifinfmsg
 
@@ -71,19 +86,10 @@ def _set_up_message() -> bytes:
     message["header"]["type"] = RTM_NEWLINK
     message["header"]["flags"] = NLM_F_REQUEST | NLM_F_ACK
     message.encode()
-    return bytes(message.data)
 
+    def refused(answer: bytes) -> int:
+        said = nlmsgerr(answer)
+        said.decode()
+        return -int(said["error"])
 
-def _refused(answer: bytes) -> None:
-    """Raises OSError where the kernel said no."""
-    from pyroute2.netlink import nlmsgerr
-
-    said = nlmsgerr(answer)
-    said.decode()
-    if said["error"]:
-        raise OSError(-said["error"], os.strerror(-said["error"]))
-
-
-def prepare() -> None:
-    """Loads what `loopback_up` needs, so that the first pod does not wait for it."""
-    _set_up_message()
+    return bytes(message.data), refused

@@ -205,13 +205,7 @@ class CniNetwork:
     # --- what the watcher does ---------------------------------------------------------------------------------------
 
     async def _look(self) -> Loaded:
-        return await self._threads.call(self._load)
-
-    def _load(self) -> Loaded:
-        loaded = conf.load(self._conf_dir, self._bin_dirs)
-        if loaded.network is not None:
-            namespace.prepare()
-        return loaded
+        return await self._threads.call(conf.load, self._conf_dir, self._bin_dirs)
 
     async def _status(self, loaded: Loaded) -> str:
         """Raises NetworkFailed, TimedOut where a plugin is not ready."""
