@@ -28,6 +28,7 @@ from domain.config import (
     ContainerSecrets,
     NamespaceMode,
     NamespaceOptions,
+    PullCredentials,
     SandboxConfig,
     SandboxSecrets,
 )
@@ -41,9 +42,11 @@ from service.daemon import Timing
 from tests.property.service_model import Promises, unlisted_names
 from tests.support.service_world import Call, ServiceWorld
 
-IMAGES = {f"q.io/{name}:1": fake_image(name[0], layers=2) for name in ("a", "a2", "b")}
-"""The first two mean the same image."""
-REFERENCES = tuple(IMAGES)
+IMAGES = {f"q.io/{name}:1": fake_image(name[0], layers=2) for name in ("a", "a2", "b", "b2")}
+"""The first two mean the same image, and so do the last two."""
+*REFERENCES, LOCKED = IMAGES
+"""The registry gives the last one to those who log in."""
+LOGINS = {"right": PullCredentials("right", "me", "pw"), "wrong": PullCredentials("wrong", "me", "no"), "": None}
 PROGRAMS = (Program(), Program(on_stop=None), Program(on_stop=0), Program(exits=0), Program(exits=3))
 POD = NamespaceMode.POD
 MODES = (NamespaceOptions(pid=NamespaceMode.CONTAINER), NamespaceOptions(pid=POD))
@@ -80,7 +83,8 @@ SEEDS = st.integers(0, 2**16)
 GRACES = st.sampled_from((0, 10))
 # fmt: off
 OPS = st.sampled_from((
-    "run", "create", "create", "start", "start", "stop", "remove", "stop_pod", "remove_pod", "pull", "remove_image",
+    "run", "create", "create", "start", "start", "stop", "remove", "stop_pod", "remove_pod", "pull", "pull_locked",
+    "remove_image",
     "again", "again", "leave",
 ))
 EVENTS = ("container_ends", "everything_ends", "monitor_dies", "infra_dies", "wall_clock_jumps", "image_is_damaged")
@@ -99,6 +103,7 @@ class ServiceMachine(RuleBasedStateMachine):
         self.tries_on_full_disk = 0
         for reference, image in IMAGES.items():
             self.world.images.offer(reference, image)
+        self.world.images.logins[LOCKED] = ("me", "pw")
 
     @initialize(checkpoints=st.booleans(), pods=st.integers(0, 3), steps=st.integers(1, 4), pace=SEEDS, luck=SEEDS)
     def begin(self, checkpoints: bool, pods: int, steps: int, pace: int, luck: int) -> None:
@@ -238,6 +243,10 @@ class ServiceMachine(RuleBasedStateMachine):
     def do_pull(self, which: int, more: int) -> None:
         self.ask(c.PullImage(REFERENCES[which % 3]))
 
+    def do_pull_locked(self, which: int, more: int) -> None:
+        access = tuple(LOGINS)[more % 3]
+        self.ask(c.PullImage(LOCKED, access=access), LOGINS[access])
+
     def do_remove_image(self, which: int, more: int) -> None:
         reference = REFERENCES[which % 3]
         self.ask(c.RemoveImage(IMAGES[reference].image_id if more % 2 else reference))
@@ -254,6 +263,8 @@ class ServiceMachine(RuleBasedStateMachine):
             command, secrets = replace(command, container_id=fresh), ARGUMENTS
         elif isinstance(command, c.RunSandbox):
             command, secrets = replace(command, sandbox_id=self.world.new_id()), HELD_BACK
+        elif isinstance(command, c.PullImage):
+            secrets = LOGINS[command.access]
         self.ask(command, secrets)
 
     def do_leave(self, which: int, more: int) -> None:
@@ -428,6 +439,8 @@ class ServiceMachine(RuleBasedStateMachine):
     def take_yes(self, number: int, call: Call) -> None:
         wrong = list(self.model.answered(call.command, call.value, self.listed[number]))
         assert not wrong, "\n".join(wrong)
+        if isinstance(call.command, c.PullImage) and call.command.reference == LOCKED:
+            assert call.command.access == "right", "a pull was answered by one with other credentials"
         if isinstance(call.command, c.PullImage) and self.pulls.get(number):
             self.model.pulled[call.command.reference] = call.value
 
