@@ -63,8 +63,17 @@ def test_it_says_who_it_is_and_that_it_is_ready(m: Machine) -> None:
     version = runtime.Version(pb.VersionRequest(), timeout=5)
     assert (version.runtime_name, version.runtime_api_version) == ("daybook", "v1")
     status = runtime.Status(pb.StatusRequest(verbose=True), timeout=5)
-    assert {c.type: c.status for c in status.status.conditions} == {"RuntimeReady": True, "NetworkReady": True}
+    told = {c.type: c for c in status.status.conditions}
+    assert {kind: c.status for kind, c in told.items()} == {"RuntimeReady": True, "NetworkReady": False}
+    assert told["NetworkReady"].reason == "NetworkPluginNotReady"
+    assert "/nonexistent/net.d" in told["NetworkReady"].message
     assert status.info
+
+
+def test_without_a_network_a_pod_that_needs_one_is_refused_and_leaves_nothing(m: Machine) -> None:
+    """`m` looks for what is left. The host's network is there all the same: every other test uses it."""
+    with refused(StatusCode.INTERNAL, "/nonexistent/net.d"):
+        pod(m).run(network=pb.POD)
 
 
 def test_the_admin_socket_serves_the_same(m: Machine) -> None:

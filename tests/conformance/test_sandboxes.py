@@ -59,7 +59,9 @@ async def said(lab: Lab, sandbox: Sandbox, shell: str, **values: object) -> list
 
 
 def lines(lab: Lab, container: Container) -> list[str]:
-    return [line.split(" ", 3)[3] for line in lab.log(container).splitlines()]
+    """conmon tells a line that came in pieces as pieces (tag P)."""
+    said = [line.split(" ", 3)[2:] for line in lab.log(container).splitlines()]
+    return "".join(text + ("\n" if tag == "F" else "") for tag, text in said).splitlines()
 
 
 # --- the contract ----------------------------------------------------------------------------------------------------

@@ -42,7 +42,12 @@ READY_S, END_S, POLL_S = 15.0, 15.0, 0.005
 IMAGE = "registry.example/busybox:1"
 FAULTY = ROOT / "tests" / "crash" / "faulty_daemon.py"
 STANDIN = ROOT / "tests" / "crash" / "standins" / "standin"
-SMALL: Mapping[str, Mapping[str, Any]] = {"log": {"ballast_mib": 1, "map_gib": 1}, "daemon": {"stop_wait_s": 5}}
+SMALL: Mapping[str, Mapping[str, Any]] = {
+    "log": {"ballast_mib": 1, "map_gib": 1},
+    "daemon": {"stop_wait_s": 5},
+    "network": {"conf_dir": "/nonexistent/net.d"},
+}
+"""What the machine itself has in /etc/cni/net.d must not matter."""
 
 
 class Ended(Exception):
