@@ -31,6 +31,9 @@ log = logging.getLogger("daybook.recovery")
 CLEAN_LIMIT_S = 120.0
 """For each thing that is cleaned up; what hangs is given up until the next look."""
 
+CHECK_PAUSE_NS = 10**9
+"""Between the CNI CHECKs of two pods after a start."""
+
 SECOND_LOOK_NS = 5 * 10**9
 """Between the two observations that a grave verdict needs while the daemon is up."""
 
@@ -168,18 +171,30 @@ class Recovery:
         await self._tend_networks()
 
     async def _tend_networks(self) -> None:
-        """Tells of what is not as it was; only a client or an outcome may change it."""
+        """GC, then CHECK of one pod at a time, with pauses: the plugins' time is the pods'."""
         node = self._dispatcher.node
         try:
             await self._network.gc([s.id for s in node.sandboxes.values() if s.held])
         except DaybookError as error:
             log.warning("CNI plugins could not be asked to collect garbage: %s", error.text)
-        ready = [s.id for s in node.sandboxes.values() if s.own_network and s.state is SandboxState.READY]
-        for sandbox_id in ready:
-            try:
-                await self._network.check(sandbox_id, self._sandboxes.netns(sandbox_id))
-            except DaybookError as error:
-                log.warning("the network of sandbox %s is not as it was set up: %s", sandbox_id, error.text)
+        failed = []
+        for sandbox_id in [s.id for s in node.sandboxes.values() if s.own_network]:
+            await self._clock.sleep_until(self._clock.now().boot_ns + CHECK_PAUSE_NS)
+            if why := await self._not_as_set_up(sandbox_id):
+                failed.append(f"sandbox {sandbox_id}: {why}")
+        if failed:
+            log.warning("CNI CHECK failed for %d sandboxes; the first: %s", len(failed), failed[0])
+
+    async def _not_as_set_up(self, sandbox_id: str) -> str:
+        """Told, not acted upon: some plugins fail CHECK without a reason, and only a client may end a pod."""
+        sandbox = self._dispatcher.node.sandboxes.get(sandbox_id)
+        if sandbox is None or sandbox.state is not SandboxState.READY:
+            return ""
+        try:
+            await self._network.check(sandbox_id, self._sandboxes.netns(sandbox_id))
+        except DaybookError as error:
+            return error.text
+        return ""
 
     async def clean(self, findings: Sequence[Finding]) -> None:
         """Removes what nobody knows and is provably ours, and what broken pulls left. Failures are told, not fatal."""

@@ -15,7 +15,7 @@ from adapters.cri.options import Options
 from adapters.cri.pinned import Pins
 from adapters.cri.server import Server, SocketSpec, serve
 from adapters.host.clock import RandomIds, SystemClock
-from adapters.host.fitness import Fact, facts
+from adapters.host.fitness import Fact, facts, network
 from adapters.host.secrets import SideFiles
 from adapters.host.state import Lock, OwnerMark, digester, empty_directory, group_id, make_private
 from adapters.images.images import SkopeoImages
@@ -23,6 +23,7 @@ from adapters.images.reference import normalise
 from adapters.images.rootfs import RootMounts, mounts_below, unmount
 from adapters.images.skopeo import Settings
 from adapters.log.lmdb_log import LmdbLog
+from adapters.network import conf
 from adapters.network.network import CniNetwork, Limits
 from adapters.oci.layout import Layout
 from adapters.oci.sandboxes import Sandboxes
@@ -255,7 +256,11 @@ def fitness(config: Config) -> list[Fact]:
         "seccomp profile": config.runtime.seccomp_profile,
         "signature policy": config.images.policy or "/etc/containers/policy.json",
     }
-    return list(facts(places.data, places.run, programs, files))
+    given = config.network
+    loaded = conf.load(given.conf_dir, given.bin_dirs)
+    used = loaded.network.name if loaded.network else ""
+    where = [Path(directory) for directory in (given.conf_dir, *given.bin_dirs)]
+    return [*facts(places.data, places.run, programs, files), *network(used, loaded.problem, where)]
 
 
 def set_up_logging(level: str) -> None:

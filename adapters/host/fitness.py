@@ -3,7 +3,7 @@
 import os
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,6 +34,24 @@ def facts(data: Path, run: Path, programs: dict[str, str], files: dict[str, str]
     yield from _kernel()
     yield from (_directory(path) for path in (data, run))
     yield _space(data)
+
+
+def network(name: str, problem: str, directories: Iterable[Path]) -> Iterator[Fact]:
+    """`name`: of the pod network that would be used; `problem`: why there is none. `directories`: of files and plugins.
+
+    Without one the daemon still serves pods on the host's network, so that much is no failure.
+    """
+    if problem:
+        remedy = "apt-get install containernetworking-plugins, and put a conflist there; until then host network only"
+        yield Fact(WARN, "pod network", problem, remedy)
+    else:
+        yield Fact(OK, "pod network", name)
+        if shutil.which("iptables") is None:
+            found = "is not there; host ports and masquerading of pods need it"
+            yield Fact(WARN, "iptables", found, "apt-get install iptables")
+    for directory in directories:
+        if directory.is_dir() and directory.stat().st_mode & 0o022:
+            yield Fact(FAIL, str(directory), "others may write what root will run", f"chmod go-w {directory}")
 
 
 def _root() -> Fact:

@@ -4,11 +4,12 @@ from typing import Any
 
 import pytest
 
+from adapters.network.fake import FakeEntry
 from adapters.oci.fake import Act, FakePod, FakeTask
 from domain import commands as c
 from domain import events as e
 from domain.config import ContainerSecrets
-from domain.errors import StorageFailed
+from domain.errors import NetworkFailed, StorageFailed
 from domain.observations import Mark
 from service import recovery
 from service.daemon import Timing
@@ -266,3 +267,61 @@ def test_a_clean_up_that_hangs_does_not_end_the_looking(pod: Pod, step: str) -> 
     pod.world.images.damage(IMAGE.image_id)
     pod.world.let_pass(600)
     assert "image.lost" in pod.world.history() and "ours" not in pod.world.machine.tasks
+
+
+# --- pod networks ----------------------------------------------------------------------------------------------------
+
+
+def test_an_address_of_nobody_is_released_where_its_mark_is_ours(pod: Pod) -> None:
+    world = pod.with_box().world
+    for known, log_id in (("ours", world.log.log_id), ("stranger", "another")):
+        world.net.entries[known] = FakeEntry(Mark(log_id, 1), "/gone", complete=True)
+        world.net.hold(f"10.0.0.{len(known)}", known)
+    world.run(world.daemon._recovery.reconcile())
+    assert sorted(world.net.entries) == sorted([pod.box, "stranger"])
+    assert set(world.net.held.values()) == {pod.box, "stranger"}
+
+
+def test_an_address_that_cannot_be_released_does_not_keep_the_rest_of_an_orphan(pod: Pod) -> None:
+    world = pod.with_box().world
+    world.machine.pods["ours"] = FakePod(Mark(world.log.log_id, 1))
+    world.net.entries["ours"] = FakeEntry(Mark(world.log.log_id, 1), "/gone")
+    world.machine.at("net.del.before", NetworkFailed("no plugin"))
+    world.run(world.daemon._recovery.reconcile())
+    assert "ours" not in world.machine.pods and "ours" in world.net.entries
+    world.run(world.daemon._recovery.reconcile())
+    assert "ours" not in world.net.entries
+
+
+def test_a_leak_is_released_by_the_next_daemon(pod: Pod) -> None:
+    world = pod.with_box().world
+    world.machine.at("net.del.before", *[NetworkFailed("no plugin")] * 30)
+    world.ask(c.StopSandbox(pod.box))
+    assert world.node.sandboxes[pod.box].leak == "no plugin" and pod.box in world.net.entries
+    world.restart()
+    world.machine.script.clear()
+    world.let_pass(60)
+    assert not world.node.sandboxes[pod.box].held and not world.net.leftovers()
+    assert world.history(f"sandbox/{pod.box}")[-1] == "sandbox.network_released"
+
+
+def test_addresses_outlive_the_daemon_and_are_checked_one_by_one(pod: Pod, caplog: pytest.LogCaptureFixture) -> None:
+    world = pod.with_box().world
+    ips = world.node.sandboxes[pod.box].ips
+    world.restart()
+    assert world.node.sandboxes[pod.box].ips == ips and set(world.net.held) == set(ips)
+    world.let_pass(5)
+    assert "CHECK" not in caplog.text
+    world.net.lose_link(pod.box)
+    world.restart()
+    world.let_pass(5)
+    assert f"CHECK failed for 1 sandboxes; the first: sandbox {pod.box}" in caplog.text
+    assert world.node.sandboxes[pod.box].state == "READY", "a plugin's word is no reason to end a pod"
+
+
+def test_what_a_plugin_allocated_and_no_cache_entry_knows_is_collected_at_the_start(pod: Pod) -> None:
+    world = pod.with_box().world
+    world.net.hold("10.200.0.99", "nobody")
+    world.restart()
+    world.let_pass(1)
+    assert set(world.net.held.values()) == {pod.box}

@@ -1,6 +1,6 @@
 from pathlib import Path
 
-from adapters.host.fitness import FAIL, OK, Fact, facts, version_of
+from adapters.host.fitness import FAIL, OK, WARN, Fact, facts, network, version_of
 
 PROGRAMS = {"OCI runtime": "true", "monitor": "no-such-program"}
 
@@ -33,3 +33,17 @@ def test_nothing_is_made_by_looking(tmp_path: Path) -> None:
 def test_a_program_that_cannot_be_run_has_no_version(tmp_path: Path) -> None:
     assert version_of(str(tmp_path / "nothing")) == ""
     assert version_of("/bin/false") == ""
+
+
+def test_a_missing_network_is_told_with_its_remedy_and_is_no_failure(tmp_path: Path) -> None:
+    (told,) = network("", "no CNI configuration: /x", [tmp_path])
+    assert (told.level, told.found) == (WARN, "no CNI configuration: /x")
+    assert "containernetworking-plugins" in told.remedy
+
+
+def test_what_root_will_run_must_not_be_writable_by_others(tmp_path: Path) -> None:
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin").chmod(0o757)
+    told = list(network("pods", "", [tmp_path / "bin", tmp_path / "none"]))
+    assert (told[0].level, told[0].found) == (OK, "pods")
+    assert (told[-1].level, told[-1].remedy) == (FAIL, f"chmod go-w {tmp_path / 'bin'}")
