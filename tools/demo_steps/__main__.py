@@ -38,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         sorry(f"this machine cannot be looked at: {error}")
         status = WRONG
     except KeyboardInterrupt as signalled:
-        say(f"\n{signalled or 'Interrupted'}: cleaning up.")
+        say(f"\nInterrupted ({signalled}): cleaning up.")
         status = INTERRUPTED
     finally:
         on_signal(signal.SIG_IGN)
@@ -61,7 +61,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def shown(stage: Stage) -> int:
-    say(f"Daybook's demo. Everything happens below {stage.directory}")
+    say(f"Daybook's demo. Everything happens below\n{stage.directory}")
     wrong = steps.perform(stage, steps.STEPS)
     if wrong:
         say(f"\n{colour('31', 'The demo went wrong')} at step: {wrong}. The daemon's last words:")

@@ -47,8 +47,8 @@ def title(number: int, text: str) -> None:
 
 def note(text: str) -> None:
     """What is said beside the findings."""
-    for part in wrapped(text, width() - len(MARK) - 2):
-        say(" " * (len(MARK) + 2) + part)
+    for part in wrapped(text, width() - len(MARK)):
+        say(" " * len(MARK) + part)
 
 
 def check(holds: bool, what: str, instead: object = "") -> None:
@@ -72,7 +72,8 @@ def quote(text: str) -> None:
 
 def sorry(text: str) -> None:
     """What went wrong; nothing of it is left out."""
-    for number, line in enumerate(text.splitlines()):
+    parts = [part for line in text.splitlines() for part in wrapped(line, width() - len(MARK))]
+    for number, line in enumerate(parts):
         say(f"     {colour('31', '✗') if number == 0 else ' '} {line}")
 
 
@@ -86,7 +87,7 @@ def wrapped(line: str, room: int) -> list[str]:
     if len(line) <= room:
         return [line]
     indent = " " * (min(len(line) - len(line.lstrip()), room // 2) + 2)
-    return textwrap.wrap(line, room, subsequent_indent=indent, replace_whitespace=False)
+    return textwrap.wrap(line, room, subsequent_indent=indent, replace_whitespace=False, break_on_hyphens=False)
 
 
 def cut(text: str, room: int) -> str:
