@@ -47,7 +47,7 @@ NOT_IMPORTED: Mapping[str, str] = {
 """Modules that no other module imports. Fakes (`fake.py`, `fakes.py`) need no entry: tests import them."""
 
 SPEAKS_GRPC: Mapping[str, str] = {
-    "tools/demo_steps.py":        "a client of the daemon, as a kubelet is",
+    "tools/demo_steps/stage.py":  "a client of the daemon, as a kubelet is",
     "tools/genproto.py":          "makes proto/ and prints its wire contract",
 }
 """Tools that may import grpc, proto and adapters/cri, and why."""
