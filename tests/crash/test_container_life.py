@@ -10,26 +10,34 @@ from collections.abc import Iterator, Sequence
 import pytest
 
 from tests.crash.life import Life, arm, passed, unfired
+from tests.crash.pod_network import PORT, PROGRAMS, Debian
 from tests.crash.stage import Stage
 from tests.support.daemon import Machine
 
 pytestmark = [pytest.mark.real, pytest.mark.slow]
 
 APPENDS = """
-ImagePullRequested ImagePulled SandboxRunRequested SandboxReady ContainerCreateRequested ContainerCreated
+ImagePullRequested ImagePulled SandboxRunRequested SandboxNetworkSet SandboxReady ContainerCreateRequested ContainerCreated
 ContainerStartRequested ContainerStarted ContainerExited ContainerRemoveRequested ContainerRemoved SandboxStopRequested
-SandboxStopped SandboxRemoveRequested SandboxRemoved ImageRemoveRequested ImageRemoved
+SandboxNetworkReleased SandboxStopped SandboxRemoveRequested SandboxRemoved ImageRemoveRequested ImageRemoved
 """.split()
 EFFECTS = """
-images.pull sandboxes.set_up tasks.create tasks.start tasks.tidy tasks.remove sandboxes.tear_down sandboxes.remove
+images.pull sandboxes.set_up network.add tasks.create tasks.start tasks.tidy tasks.remove sandboxes.tear_down sandboxes.remove
 images.remove
 """.split()
+PINNED = [f"end mount {name} 1" for name in ("net", "uts", "ipc", "shm")]
+UNPINNED = [f"end unmount {name} 1" for name in ("net", "uts", "ipc", "shm")]
+"""A pod's namespaces and its /dev/shm, inside `set_up` and `tear_down`."""
 SIDE_FILES = [f"secrets.{what} {nth}" for what in ("write", "remove") for nth in (1, 2)]
+RELEASES = ["network.delete 1", "network.delete 2"]
+"""Before a set-up, of what an earlier one left; and of the network of a pod that stops."""
 
 ENDS = (
     *(f"{where} {event} 1" for event in APPENDS for where in ("append-before", "append-after")),
     *(f"{where} {effect} 1" for effect in EFFECTS for where in ("begin", "end")),
-    *(f"{where} {call}" for call in SIDE_FILES for where in ("begin", "end")),
+    *(f"{where} {call}" for call in (*SIDE_FILES, *RELEASES) for where in ("begin", "end")),
+    *PINNED,
+    *UNPINNED,
 )
 """Every point of a life that ends by itself. `test_no_point_is_missing` holds this against a real one."""
 
@@ -55,12 +63,20 @@ PAIRS = (
     ("append-before ContainerExited 1", "end tasks.tidy 1"),
     ("begin sandboxes.set_up 1", "end sandboxes.set_up 1"),
     ("end sandboxes.set_up 1", "append-before SandboxReady 1"),
+    ("end mount uts 1", "end mount net 1"),
+    ("end network.add 1", "end network.delete 1"),
+    ("append-before SandboxNetworkSet 1", "end network.add 1"),
+    ("append-after SandboxNetworkSet 1", "append-before NodeStarted 1"),
+    ("append-after SandboxNetworkSet 1", "append-after SandboxNetworkSet 1"),
     ("begin images.pull 1", "begin images.clean 1"),
     ("end images.pull 1", "append-after NodeStarted 1"),
     ("end images.pull 1", "end images.clean 1"),
     ("begin images.remove 1", "end images.remove 1"),
     ("end tasks.remove 1", "end tasks.remove 1"),
     ("append-after SandboxStopRequested 1", "end sandboxes.tear_down 1"),
+    ("begin network.delete 2", "end network.delete 1"),
+    ("end network.delete 2", "append-before SandboxNetworkReleased 1"),
+    ("append-before SandboxNetworkReleased 1", "end unmount net 1"),
     ("begin sandboxes.remove 1", "begin mark.write 1"),
 )
 """The second point is in the recovery from the first."""
@@ -68,7 +84,7 @@ PAIRS = (
 
 @pytest.fixture(scope="module")
 def stage() -> Iterator[Stage]:
-    made = Stage()
+    made = Stage(network=Debian)
     yield made
     made.close()
 
@@ -85,7 +101,7 @@ def counted(points: Sequence[str]) -> set[str]:
 
 def live(machine: Machine, name: str, stops: bool, points: Sequence[str], faulty_again: bool) -> Life:
     since = machine.records()[-1].seq
-    life = Life(machine, name, stops)
+    life = Life(machine, name, stops, host_port=PORT)
     arm(machine, *points)
     machine.faulty = faulty_again
     life.live()
@@ -131,9 +147,10 @@ ABANDONED = (
     ),
     *(
         f"{where} {effect} 1"
-        for effect in ("tasks.stop", "tasks.remove", "sandboxes.tear_down", "sandboxes.remove")
+        for effect in ("tasks.stop", "tasks.remove", "network.delete", "sandboxes.tear_down", "sandboxes.remove")
         for where in ("begin", "end")
     ),
+    *UNPINNED,
     *(f"{where} ContainerStopRequested 1" for where in ("append-before", "append-after")),
 )
 """All that one removal of a running pod leads to; a tidying may or may not be overtaken by the removal."""
@@ -142,7 +159,7 @@ ABANDONED = (
 def abandon(machine: Machine, points: Sequence[str], faulty_again: bool) -> int:
     """Returns where the trace of the removal begins."""
     since = machine.records()[-1].seq
-    life = Life(machine, "abandoned", True)
+    life = Life(machine, "abandoned", True, host_port=PORT)
     for step in (life.pull, life.run, life.create, life.start):
         step()
     before = len(passed(machine))
@@ -180,20 +197,27 @@ _OF_RUNTIME = [
     ),
     ("conmon", "-", "kill-before", False),
 ]
+_OF_NETWORK = [
+    (plugin, word, mode, False)
+    for word in ("ADD", "DEL")
+    for plugin in PROGRAMS
+    for mode in _MODES
+    if (plugin, word, mode) != ("bridge", "DEL", "kill-before")  # nothing lies between it and portmap's end
+]
 _OF_INFRA = [("runc", word, mode) for word in ("run", "delete") for mode in _MODES]
 _OF_IMAGES = [("skopeo", word, mode, False) for word in ("inspect", "copy", "delete") for mode in _MODES]
 
 
 @pytest.fixture(scope="module")
 def standing_in() -> Iterator[Stage]:
-    made = Stage()
+    made = Stage(network=Debian)
     yield made
     made.close()
 
 
 @pytest.mark.parametrize(
     ("program", "word", "mode", "stops"),
-    [*_OF_RUNTIME, *_OF_IMAGES],
+    [*_OF_RUNTIME, *_OF_IMAGES, *_OF_NETWORK],
 )
 def test_dies_in_the_middle_of_an_effect(standing_in: Stage, program: str, word: str, mode: str, stops: bool) -> None:
     """The program goes on, or has just ended, while the next daemon already recovers."""
