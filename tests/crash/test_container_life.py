@@ -5,7 +5,8 @@ no exit code is invented, nothing is left, and the log is whole, lawful and cons
 """
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import pytest
 
@@ -99,11 +100,10 @@ def counted(points: Sequence[str]) -> set[str]:
     return numbered
 
 
-def live(machine: Machine, name: str, stops: bool, points: Sequence[str], faulty_again: bool) -> Life:
+def live(machine: Machine, name: str, stops: bool, points: Sequence[str]) -> Life:
     since = machine.records()[-1].seq
-    life = Life(machine, name, stops, host_port=PORT)
+    life = Life(machine, name, stops)
     arm(machine, *points)
-    machine.faulty = faulty_again
     life.live()
     assert unfired(machine) == [], "the point was not passed: the daemon did not die there"
     assert life.client.deaths == len(points)
@@ -115,7 +115,7 @@ def live(machine: Machine, name: str, stops: bool, points: Sequence[str], faulty
 def test_no_point_is_missing(stage: Stage, stops: bool) -> None:
     with stage.clean() as machine:
         before = len(passed(machine))
-        live(machine, "whole", stops, (), True)
+        live(machine, "whole", stops, ())
         of_life = [point for point in passed(machine, before) if not point.endswith("images.clean")]
         assert counted(of_life) == {*ENDS, *(STOPS if stops else ())}
         assert {*STOPS_TOO} <= {*ENDS}
@@ -124,19 +124,19 @@ def test_no_point_is_missing(stage: Stage, stops: bool) -> None:
 @pytest.mark.parametrize("point", ENDS)
 def test_dies_in_a_life_that_ends_by_itself(stage: Stage, point: str) -> None:
     with stage.clean() as machine:
-        live(machine, "ends", False, [point], False)
+        live(machine, "ends", False, [point])
 
 
 @pytest.mark.parametrize("point", [*STOPS, *STOPS_TOO])
 def test_dies_in_a_life_that_is_stopped(stage: Stage, point: str) -> None:
     with stage.clean() as machine:
-        live(machine, "stops", True, [point], False)
+        live(machine, "stops", True, [point])
 
 
 @pytest.mark.parametrize(("first", "second"), PAIRS)
 def test_dies_again_in_the_recovery(stage: Stage, first: str, second: str) -> None:
     with stage.clean() as machine:
-        live(machine, "twice", False, [first, second], True)
+        live(machine, "twice", False, [first, second])
 
 
 ABANDONED = (
@@ -156,15 +156,14 @@ ABANDONED = (
 """All that one removal of a running pod leads to; a tidying may or may not be overtaken by the removal."""
 
 
-def abandon(machine: Machine, points: Sequence[str], faulty_again: bool) -> int:
+def abandon(machine: Machine, points: Sequence[str]) -> int:
     """Returns where the trace of the removal begins."""
     since = machine.records()[-1].seq
-    life = Life(machine, "abandoned", True, host_port=PORT)
+    life = Life(machine, "abandoned", True)
     for step in (life.pull, life.run, life.create, life.start):
         step()
     before = len(passed(machine))
     arm(machine, *points)
-    machine.faulty = faulty_again
     life.abandon()
     life.remove_image()
     assert unfired(machine) == [], "the point was not passed: the daemon did not die there"
@@ -175,7 +174,7 @@ def abandon(machine: Machine, points: Sequence[str], faulty_again: bool) -> int:
 
 def test_no_point_of_a_removal_is_missing(stage: Stage) -> None:
     with stage.clean() as machine:
-        before = abandon(machine, (), True)
+        before = abandon(machine, ())
         seen = counted(passed(machine, before))
         of_others = ("secrets.", "images.", "Image", "tasks.tidy")
         assert {point for point in seen if not any(word in point for word in of_others)} == {*ABANDONED}
@@ -184,7 +183,7 @@ def test_no_point_of_a_removal_is_missing(stage: Stage) -> None:
 @pytest.mark.parametrize("point", ABANDONED)
 def test_dies_while_a_running_pod_is_removed(stage: Stage, point: str) -> None:
     with stage.clean() as machine:
-        abandon(machine, [point], False)
+        abandon(machine, [point])
 
 
 _MODES = ("kill-before", "kill-after")
@@ -210,7 +209,10 @@ _OF_IMAGES = [("skopeo", word, mode, False) for word in ("inspect", "copy", "del
 
 @pytest.fixture(scope="module")
 def standing_in() -> Iterator[Stage]:
-    made = Stage(network=Debian)
+    def config(programs: Mapping[str, str]) -> Mapping[str, Any]:
+        return {"runtime": {"path": programs["runc"], "monitor": programs["conmon"]}}
+
+    made = Stage(("runc", "conmon", "skopeo"), config, network=Debian)
     yield made
     made.close()
 
@@ -233,14 +235,9 @@ def test_dies_in_the_middle_of_what_is_done_for_an_infra_process(
 
 
 def die_in(stage: Stage, program: str, word: str, mode: str, stops: bool, shared: bool) -> None:
-    with stage.clean() as machine:
-        if not (machine.base / "bin" / "runc").exists():
-            programs = machine.stand_in("runc", "conmon", "skopeo")
-            machine.write_config({"runtime": {"path": programs["runc"], "monitor": programs["conmon"]}})
-        machine.faulty = False
-        machine.restart()
+    with stage.clean(faulty=False) as machine:
         since = machine.records()[-1].seq
-        life = Life(machine, "middle", stops, shared=shared)
+        life = Life(machine, "middle", stops, shared=shared, host_port=PORT if program in PROGRAMS else 0)
         plan = machine.plan(program, word, mode)
         life.live()
         assert not plan.exists(), "the program was not called so"

@@ -88,6 +88,7 @@ class DaemonProcess:
 
     child: "subprocess.Popen[bytes]"
     log: Path
+    faulty: bool = False
 
     @property
     def pid(self) -> int:
@@ -221,7 +222,7 @@ class Machine:
                 stderr=file,
                 start_new_session=True,
             )
-        self.daemon = DaemonProcess(child, log)
+        self.daemon = DaemonProcess(child, log, self.faulty)
         return self.daemon
 
     def start(self) -> DaemonProcess:
