@@ -6,14 +6,15 @@ no exit code is invented, nothing is left, and the log is whole, lawful and cons
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
 
 from tests.crash.life import Life, arm, passed, unfired
 from tests.crash.pod_network import PORT, PROGRAMS, Debian
-from tests.crash.stage import Stage
-from tests.support.daemon import Machine
+from tests.crash.stage import Stage, said
+from tests.support.daemon import Machine, until
 
 pytestmark = [pytest.mark.real, pytest.mark.slow]
 
@@ -232,6 +233,26 @@ def test_dies_in_the_middle_of_what_is_done_for_an_infra_process(
 ) -> None:
     """The first such call in the life of a pod that shares its pid namespace; `delete` is the container's."""
     die_in(standing_in, program, word, mode, True, shared=True)
+
+
+def test_a_release_that_outlives_its_daemon_takes_nothing_from_the_next(standing_in: Stage) -> None:
+    """The second daemon dies in its DEL of what the first one's ADD left; that DEL would free the third one's address."""
+    with standing_in.clean(faulty=False) as machine:
+        life, goes_on = Life(machine, "late", False), machine.lab.bin / "host-local.go"
+        machine.plan("portmap", "ADD", "kill-after")
+        machine.plan("host-local", "DEL", "kill-wait")
+        life.pull()
+        with ThreadPoolExecutor(1) as client:
+            running = client.submit(life.run)
+            until(lambda: running.done() or "waiting for the DEL" in said(machine, 1), text="the third daemon waits")
+            goes_on.touch()
+            running.result(30)
+        assert life.client.deaths == 2
+        until(lambda: not [p for p in machine.left().processes if "host-local" in p], text="the late DEL has ended")
+        goes_on.unlink()
+        life.check_address()
+        life.abandon()
+        life.remove_image()
 
 
 def die_in(stage: Stage, program: str, word: str, mode: str, stops: bool, shared: bool) -> None:
