@@ -3,6 +3,10 @@ that notes its calls and breaks on demand; or the scripted plugins, for what Deb
 """
 
 import json
+import os
+import select
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from tests.support.cni_lab import BridgeLab, ScriptedLab
@@ -39,10 +43,8 @@ class Debian(BridgeLab):
         found: dict[str, list[str]] = {}
         directory = self.path / "ipam" / "pods"
         for file in directory.glob("[0-9]*") if directory.exists() else ():
-            try:
+            with suppress(FileNotFoundError):
                 found.setdefault(file.read_text().split()[0], []).append(file.name)
-            except FileNotFoundError:
-                continue
         return found
 
     def inside(self, netns: str) -> list[str]:
@@ -71,8 +73,21 @@ class Debian(BridgeLab):
 class Scripted(ScriptedLab):
     """alpha gives addresses, beta comes after it; both do what the test says."""
 
+    @contextmanager
+    def hangs(self) -> Iterator[Callable[[], bool]]:
+        """In the block: whether a plugin has said that it hangs from now on."""
+        fd = os.open(self.bin / "hanging", os.O_RDONLY | os.O_NONBLOCK)
+        try:
+            yield lambda: bool(select.select([fd], [], [], 0)[0] and os.read(fd, 1))
+        finally:
+            os.close(fd)
+
+    def held(self) -> set[str]:
+        return set(self.book())
+
     def book(self) -> dict[str, list[str]]:
         found: dict[str, list[str]] = {}
         for file in (self.bin / "pool").iterdir():
-            found.setdefault(file.read_text(), []).append(f"10.99.0.{file.name}")
+            with suppress(FileNotFoundError):
+                found.setdefault(file.read_text(), []).append(f"10.99.0.{file.name}")
         return found

@@ -45,8 +45,7 @@ class Stage:
 
     def _make(self) -> Machine:
         made = self._machine = self._stack.enter_context(machine(**self._more))
-        if self._stand_ins:
-            made.write_config(self._config(made.stand_in(*self._stand_ins)))
+        made.write_config(self._config(made.stand_in(*self._stand_ins)))
         return made
 
     def _have_running(self, used: Machine) -> None:
