@@ -232,7 +232,7 @@ class Handlers:
                     pause_ns = RELEASE_PAUSE_NS * 2**tries if tries < RELEASE_TRIES else 0
                     await self._clock.sleep_until(self._clock.now().boot_ns + pause_ns)
         except errors.TimedOut as error:
-            why = error.text
+            why = f"{error.text}; before that: {why}" if why else error.text
         released = c.RecordNetworkReleased(what.sandbox_id)
         await report(c.RecordNetworkLeaked(what.sandbox_id, tries, why) if why else released)
 

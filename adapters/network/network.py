@@ -6,6 +6,7 @@ plugins run. So whatever a killed ADD may have allocated is known by its entry, 
 
 import asyncio
 import contextlib
+import logging
 from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -14,7 +15,7 @@ from adapters.network import capabilities, conf, namespace, result
 from adapters.network.cache import Cache, Entry, Found
 from adapters.network.conf import FIRST_CHECK, FIRST_STATUS, Loaded, NetworkConfig
 from adapters.network.plugin import Attachment, Budget, Plugins, Step
-from adapters.network.process import end_strays
+from adapters.network.process import Late, end_strays
 from adapters.network.result import INTERFACE, Attached, BadResult
 from adapters.network.threads import Threads
 from adapters.network.watcher import Watcher
@@ -22,6 +23,10 @@ from domain.errors import Failure, InvalidRequest, NetworkFailed
 from domain.observations import Mark
 from domain.sandbox import Sandbox
 
+_log = logging.getLogger(__name__)
+
+LATE_S = 15.0
+"""How long the DEL of an earlier daemon may go on before it is ended; below the limit of a thread."""
 CONF_DIR = "/etc/cni/net.d"
 BIN_DIRS = ("/opt/cni/bin", "/usr/lib/cni")
 
@@ -52,8 +57,8 @@ class CniNetwork:
             raise InvalidRequest(f"the IP preference is one of {', '.join(result.PREFERENCES)}, not {ip_preference!r}")
         self._conf_dir, self._bin_dirs = conf_dir, tuple(bin_dirs)
         self._preference, self._limits = ip_preference, limits or Limits()
-        self._cache = Cache(cache_dir)
-        self._plugins = Plugins(self._bin_dirs)
+        self._cache, self._late = Cache(cache_dir), Late(cache_dir)
+        self._plugins = Plugins(self._bin_dirs, cache_dir)
         self._threads = Threads()
         self._gate = Gate()
         self.watcher = Watcher((conf_dir, *bin_dirs), self._look, self._status, self._limits.poll_s)
@@ -61,6 +66,10 @@ class CniNetwork:
     async def start(self) -> None:
         """Returns when the configuration has been read once; STATUS is asked in the background."""
         await self._threads.call(self._cache.tidy)
+        try:
+            await self._threads.call(self._late.find)
+        except Failure as error:
+            _log.warning("%s", error.text)
         await self.watcher.start()
 
     async def close(self) -> None:
@@ -140,6 +149,8 @@ class CniNetwork:
             await self._release(sandbox_id, netns)
 
     async def _release(self, sandbox_id: str, netns: str) -> None:
+        if sandbox_id in self._late.ids:
+            await self._threads.call(self._late.settle, sandbox_id, min(self._limits.plugin_s, LATE_S))
         for found in await self._find(sandbox_id):
             if found.entry is None or found.entry.result is None:
                 # An ADD that was cut; its plugin may run still, if the daemon was killed.

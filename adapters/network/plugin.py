@@ -79,7 +79,10 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Plugins:
+    """`owner`: the cache directory, by which a later daemon knows what this one left running."""
+
     bin_dirs: Sequence[str]
+    owner: str
 
     async def run(self, step: Step, limit_s: float) -> bytes:
         """What the plugin answered. Raises NetworkFailed, TimedOut."""
@@ -100,7 +103,8 @@ class Plugins:
 
     def _environment(self, step: Step) -> dict[str, str]:
         about = {} if step.attachment is None else step.attachment.environment()
-        return {"PATH": PATH, "CNI_COMMAND": step.command, "CNI_PATH": ":".join(self.bin_dirs), **about}
+        ours = {"PATH": PATH, process.OWNER: self.owner}
+        return {**ours, "CNI_COMMAND": step.command, "CNI_PATH": ":".join(self.bin_dirs), **about}
 
 
 def _why(done: process.Finished) -> str:

@@ -13,7 +13,7 @@ import select
 import signal
 import subprocess
 import time
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Coroutine, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -196,21 +196,79 @@ def group_members(group: int) -> list[int]:
 # --- what a daemon that was killed left running ----------------------------------------------------------------------
 
 
+OWNER = "DAYBOOK_CNI_CACHE"
+"""In the environment of each plugin that we run: the cache directory, so that a later daemon knows its own."""
+Words = frozenset[bytes]
+
+
 def end_strays(container_id: str) -> None:
     """Ends every plugin that still runs an ADD for a container, and returns when they are gone. Blocking.
 
     A plugin outlives a killed daemon; told apart by its environment, as between its start and any note of its pid a
     daemon can die too. Raises TimedOut where one does not die.
     """
-    wanted = {b"CNI_COMMAND=ADD", f"CNI_CONTAINERID={container_id}".encode()}
-    deadline = time.monotonic() + REAP_S
+    _end_all({b"CNI_COMMAND=ADD", _named(container_id)})
+
+
+class Late:
+    """The DELs that an earlier daemon with this cache left running, by container: `ids`. Blocking.
+
+    One that comes to its end late would free what its pod is given meanwhile. One that is cut may never be made good:
+    bridge finds the addresses whose rules it must remove on the link, which it removes first.
+    """
+
+    def __init__(self, owner: str) -> None:
+        self._ours = f"{OWNER}={owner}".encode()
+        self.ids: set[str] = set()
+
+    def find(self) -> None:
+        """Once, before any plugin runs. Ends what may be cut: GC, CHECK and STATUS. Raises TimedOut."""
+        for command in (b"GC", b"CHECK", b"STATUS"):
+            _end_all({self._ours, b"CNI_COMMAND=" + command})
+        dels = [words for words in _environments() if {self._ours, b"CNI_COMMAND=DEL"} <= words]
+        self.ids = {word[len(ID) :].decode() for words in dels for word in words if word.startswith(ID)}
+
+    def settle(self, container_id: str, limit_s: float) -> None:
+        """Returns when none runs for one of `ids` any more. What takes longer is ended. Raises TimedOut."""
+        _log.info("container %s: waiting for the DEL of an earlier daemon", container_id)
+        _end_all({self._ours, b"CNI_COMMAND=DEL", _named(container_id)}, limit_s)
+        self.ids.discard(container_id)
+
+
+ID = b"CNI_CONTAINERID="
+
+
+def _named(container_id: str) -> bytes:
+    return ID + container_id.encode()
+
+
+def _end_all(wanted: set[bytes], patience_s: float = 0.0) -> None:
+    """Until no process has these words in its environment; it is killed when the patience is over."""
+    kill_from = time.monotonic() + patience_s
     # Again until none is seen: one that is killed may just have started another.
-    while found := [fd for name in os.listdir("/proc") if name.isdecimal() and (fd := _stray(int(name), wanted)) >= 0]:
+    while found := [fd for pid in _pids() if (fd := _stray(pid, wanted)) >= 0]:
         for fd in found:
-            _end(fd, deadline)
+            if not _ended(fd, kill_from):
+                _end(fd, kill_from + REAP_S)
             os.close(fd)
-        if time.monotonic() > deadline:
-            raise TimedOut(f"a plugin that runs for {container_id} since an earlier daemon does not die")
+        if time.monotonic() > kill_from + REAP_S:
+            told = b" ".join(sorted(wanted)).decode(errors="replace")
+            raise TimedOut(f"a plugin that an earlier daemon left does not die: {told}")
+
+
+def _pids() -> Iterator[int]:
+    return (int(name) for name in os.listdir("/proc") if name.isdecimal())
+
+
+def _environments() -> Iterator[Words]:
+    for pid in _pids():
+        with contextlib.suppress(OSError):
+            yield _environment(pid)
+
+
+def _environment(pid: int) -> Words:
+    with open(f"/proc/{pid}/environ", "rb") as file:
+        return frozenset(file.read(CHUNK).split(b"\0"))
 
 
 def _stray(pid: int, wanted: set[bytes]) -> int:
@@ -219,12 +277,9 @@ def _stray(pid: int, wanted: set[bytes]) -> int:
         fd = os.pidfd_open(pid)
     except OSError:
         return -1
-    try:
-        with open(f"/proc/{pid}/environ", "rb") as file:
-            if wanted <= set(file.read(CHUNK).split(b"\0")):
-                return fd
-    except OSError:
-        pass
+    with contextlib.suppress(OSError):
+        if wanted <= _environment(pid):
+            return fd
     os.close(fd)
     return -1
 
@@ -232,9 +287,14 @@ def _stray(pid: int, wanted: set[bytes]) -> int:
 def _end(pidfd: int, deadline: float) -> None:
     with contextlib.suppress(ProcessLookupError):
         signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+    _ended(pidfd, deadline)
+
+
+def _ended(pidfd: int, deadline: float) -> bool:
+    """Waits for the end of a process until the deadline, of the monotonic clock."""
     poller = select.poll()
     poller.register(pidfd, select.POLLIN)
-    poller.poll(max(0, deadline - time.monotonic()) * 1000)
+    return bool(poller.poll(max(0, deadline - time.monotonic()) * 1000))
 
 
 async def uncancelled(work: Coroutine[Any, Any, None]) -> None:

@@ -15,6 +15,7 @@ import pytest
 
 from adapters.network import namespace
 from adapters.network.network import Limits
+from adapters.network.process import OWNER
 from domain.config import DnsConfig, PortMapping
 from domain.errors import Failure, InvalidRequest, NetworkFailed, TimedOut
 from domain.observations import Mark
@@ -267,7 +268,7 @@ async def test_environment_and_input(lab: Any, network: Any) -> None:
             "CNI_ARGS": args,
             "CNI_PATH": str(lab.bin),
         }
-        assert set(call["env"]) - {name for name in call["env"] if name.startswith("CNI_")} == {"PATH"}
+        assert set(call["env"]) - {name for name in call["env"] if name.startswith("CNI_")} == {"PATH", OWNER}
         assert (call["config"]["name"], call["config"]["cniVersion"], call["config"]["type"]) == (
             "pods",
             "1.1.0",
@@ -552,7 +553,7 @@ async def test_gc_waits_for_adds_and_adds_for_gc(lab: Any, network: Any) -> None
     assert lab.order("ADD", "GC") == ["ADD alpha", "ADD beta", "GC alpha", "GC beta", "ADD alpha", "ADD beta"]
     told = lab.calls("GC")[0]
     assert told["config"]["cni.dev/valid-attachments"] == [{"containerID": first.id, "ifname": "eth0"}]
-    assert set(told["env"]) == {"PATH", "CNI_COMMAND", "CNI_PATH"}
+    assert set(told["env"]) == {"PATH", "CNI_COMMAND", "CNI_PATH", OWNER}
 
 
 # --- readiness -------------------------------------------------------------------------------------------------------
@@ -564,7 +565,7 @@ async def test_status_is_asked_and_kept(lab: Any, network: Any) -> None:
     lab.configure(lab.plugins(), file="00-new.conflist")
     await lab.settled(network)
     assert network.ready() == "network pods: plugin beta: STATUS: no route yet (code 50)"
-    assert set(lab.calls("STATUS")[0]["env"]) == {"PATH", "CNI_COMMAND", "CNI_PATH"}
+    assert set(lab.calls("STATUS")[0]["env"]) == {"PATH", "CNI_COMMAND", "CNI_PATH", OWNER}
     lab.behave_well()
     lab.configure(lab.plugins(), file="00-new.conflist")
     await lab.settled(network)

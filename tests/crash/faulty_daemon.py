@@ -8,8 +8,9 @@ Beside the configuration lie, read and written at every point:
                The number says at which passing, counted from the arming.
   trace        one line per point that was passed
 A point is WHERE WHAT: `append-before` and `append-after` (durable, nobody told) with the first event's class; `begin`
-and `end` (before the outcome is reported) with port and method. The environment variable DAYBOOK_TEST_LIMITS_S sets
-the limits of effects by class name: {"CreateTask": 1.0}.
+and `end` (before the outcome is reported) with port and method; `end` also with `mount` and `unmount` of what a pod
+pins: net, uts, ipc, shm. The environment variable DAYBOOK_TEST_LIMITS_S sets the limits of effects by class name:
+{"CreateTask": 1.0}.
 """
 
 import argparse
@@ -24,6 +25,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from adapters.oci import kernel
 from domain import effects as f
 from domain.records import Cause, Draft, Now, Record
 from service import config as configuration
@@ -34,6 +36,7 @@ from service.main import serve_on
 EFFECTS = {
     "sandboxes": ("set_up", "tear_down", "remove"),
     "tasks": ("create", "start", "stop", "tidy", "remove"),
+    "network": ("add", "delete"),
     "images": ("pull", "remove", "clean"),
 }
 CALLS = {"secrets": ("write", "remove"), "mark": ("write",)}
@@ -118,8 +121,25 @@ class FaultyLog(Faulty):
         return records
 
 
+def watch_pins(points: Points) -> None:
+    """Points after each mount and unmount of what a pod has pinned."""
+    for name in ("mount", "unmount"):
+        setattr(kernel, name, _pinning(points, name, getattr(kernel, name)))
+
+
+def _pinning(points: Points, name: str, real: Callable[..., None]) -> Callable[..., None]:
+    def call(*given: Any) -> None:
+        target = given[1] if name == "mount" else given[0]
+        parent, _, what = target.rpartition("/")
+        real(*given)
+        if parent.rpartition("/")[0].endswith("/sandboxes"):
+            points.passing(f"end {name} {what}")
+
+    return call
+
+
 def wrap(ports: Ports, points: Points) -> Ports:
-    names = ("secrets", "tasks", "sandboxes", "images", "mark")
+    names = ("secrets", "tasks", "sandboxes", "network", "images", "mark")
     faulty: dict[str, Any] = {name: Faulty(name, getattr(ports, name), points) for name in names}
     return dataclasses.replace(ports, log=FaultyLog("log", ports.log, points), **faulty)
 
@@ -131,6 +151,7 @@ def main() -> int:
     limits = json.loads(os.environ.get("DAYBOOK_TEST_LIMITS_S", "{}"))
     handlers.LIMIT_S = {**handlers.LIMIT_S, **{getattr(f, name): seconds for name, seconds in limits.items()}}
     points = Points(path.parent)
+    watch_pins(points)
     config = configuration.load(path, required=True)
     wiring.set_up_logging(config.daemon.log_level)
     os.umask(0o077)

@@ -4,6 +4,7 @@ import contextlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -17,13 +18,16 @@ WROTE = "it ran"
 ENDS = f"echo {WROTE}; exit 7"
 WAITS = f"trap 'exit 143' TERM; echo {WROTE}; while :; do sleep 0.05 & wait $!; done"
 GRACE_S = 5
+PINS = ("net", "uts", "ipc", "shm")
 ENDINGS = e.ContainerExited | e.ContainerStartFailed
 
 
-def pod_config(machine: Machine, name: str, **options: Any) -> Any:
-    modes = {"network": pb.NODE, "pid": pb.CONTAINER} | options
+def pod_config(machine: Machine, name: str, host_port: int = 0, **options: Any) -> Any:
+    """A pod with a network of its own where the machine has any; `host_port` leads to its port 80."""
+    modes = {"network": network_of(machine), "pid": pb.CONTAINER} | options
     context = pb.LinuxSandboxSecurityContext(namespace_options=pb.NamespaceOption(**modes))
     return pb.PodSandboxConfig(
+        port_mappings=[pb.PortMapping(host_port=host_port, container_port=80)] if host_port else [],
         metadata=pb.PodSandboxMetadata(name=name, uid=f"uid-{name}", namespace="default"),
         log_directory=str(machine.pod_logs / name),
         labels={"app": name},
@@ -32,8 +36,17 @@ def pod_config(machine: Machine, name: str, **options: Any) -> Any:
     )
 
 
+def network_of(machine: Machine) -> int:
+    return int(pb.NODE if machine.lab is None else pb.POD)
+
+
 def container_config(
-    script: str, name: str = "app", image: str = IMAGE, resources: Mapping[str, Any] | None = None, **more: Any
+    script: str,
+    name: str = "app",
+    image: str = IMAGE,
+    resources: Mapping[str, Any] | None = None,
+    network: int = pb.NODE,
+    **more: Any,
 ) -> Any:
     return pb.ContainerConfig(
         metadata=pb.ContainerMetadata(name=name),
@@ -43,7 +56,7 @@ def container_config(
         linux=pb.LinuxContainerConfig(
             resources=pb.LinuxContainerResources(**(resources or {"cpu_shares": 2})),
             security_context=pb.LinuxContainerSecurityContext(
-                namespace_options=pb.NamespaceOption(network=pb.NODE, pid=pb.CONTAINER)
+                namespace_options=pb.NamespaceOption(network=network, pid=pb.CONTAINER)
             ),
         ),
         **more,
@@ -103,8 +116,10 @@ class Life:
     client: Client = field(default=None)  # type: ignore[assignment]
     whole_times: bool = True
     shared: bool = False
+    host_port: int = 0
     sandbox_id: str = ""
     container_id: str = ""
+    address: str = ""
     started: bool = False
 
     def __post_init__(self) -> None:
@@ -131,11 +146,36 @@ class Life:
         assert image_id == wanted.image_id
 
     def run(self) -> None:
-        config = pod_config(self.machine, self.name, pid=pb.POD if self.shared else pb.CONTAINER)
-        request = pb.RunPodSandboxRequest(config=config)
+        pid = pb.POD if self.shared else pb.CONTAINER
+        request = pb.RunPodSandboxRequest(config=pod_config(self.machine, self.name, self.host_port, pid=pid))
         self.sandbox_id = self.client.call("RunPodSandbox", request).pod_sandbox_id
         assert [(s.id, s.state) for s in self.listed()] == [(self.sandbox_id, pb.SANDBOX_READY)]
         assert self.client.call("RunPodSandbox", request).pod_sandbox_id == self.sandbox_id
+        self.address = self.told_address()
+        self.check_address()
+
+    def told_address(self) -> str:
+        request = pb.PodSandboxStatusRequest(pod_sandbox_id=self.sandbox_id)
+        return str(self.client.call("PodSandboxStatus", request).status.network.ip)
+
+    def check_address(self) -> None:
+        """What was told is what the plugins have on their book, and what the kernel has in the pod; nothing besides."""
+        lab = self.machine.lab
+        assert bool(self.address) == (lab is not None)
+        if lab is not None:
+            assert self.told_address() == self.address, "a running pod's address has changed"
+            assert lab.book().get(self.sandbox_id) == [self.address]
+            assert lab.inside(f"{self.pins}/net") == [self.address]
+
+    @property
+    def pins(self) -> Path:
+        """Where the pod's namespaces are pinned."""
+        return self.machine.run / "sandboxes" / self.sandbox_id
+
+    def check_released(self) -> None:
+        lab = self.machine.lab
+        assert not any(p.is_mount() or p.exists() for p in map(self.pins.joinpath, PINS)), "a stopped pod has pins"
+        assert lab is None or self.sandbox_id not in lab.book(), "a stopped pod holds an address"
 
     def abandon(self) -> None:
         """All at once, whatever runs."""
@@ -143,13 +183,14 @@ class Life:
         self.client.call("RemovePodSandbox", request)
         of_pod = pb.ListContainersRequest(filter=pb.ContainerFilter(pod_sandbox_id=self.sandbox_id))
         assert not self.listed() and not self.client.call("ListContainers", of_pod).containers
+        self.check_released()
 
     def listed(self) -> Any:
         wanted = pb.PodSandboxFilter(label_selector={"app": self.name})
         return self.client.call("ListPodSandbox", pb.ListPodSandboxRequest(filter=wanted)).items
 
     def create(self) -> None:
-        config = container_config(WAITS if self.stops else ENDS)
+        config = container_config(WAITS if self.stops else ENDS, network=network_of(self.machine))
         request = pb.CreateContainerRequest(pod_sandbox_id=self.sandbox_id, config=config)
         self.container_id = self.client.call("CreateContainer", request).container_id
         assert self.client.call("CreateContainer", request).container_id == self.container_id
@@ -205,7 +246,9 @@ class Life:
         call("RemoveContainer", pb.RemoveContainerRequest(container_id=self.container_id))
         of_pod = pb.ListContainersRequest(filter=pb.ContainerFilter(pod_sandbox_id=self.sandbox_id))
         assert not call("ListContainers", of_pod).containers
+        self.check_address()
         call("StopPodSandbox", pb.StopPodSandboxRequest(pod_sandbox_id=self.sandbox_id))
+        self.check_released()
         call("RemovePodSandbox", pb.RemovePodSandboxRequest(pod_sandbox_id=self.sandbox_id))
         assert not self.listed()
 
@@ -226,6 +269,18 @@ class Life:
         assert len(ends) == 1, ends
         if self.started:
             assert not isinstance(ends[0], e.ContainerStartFailed), "an acknowledged start never was"
+        self.check_network([ev for i, ev in told if i == self.sandbox_id])
+
+    def check_network(self, told: Sequence[Any]) -> None:
+        """The address is on record before anybody was told of it, and what was given was given back, once."""
+        lab = self.machine.lab
+        if lab is None:
+            return
+        given = [ev.ips for ev in told if isinstance(ev, e.SandboxNetworkSet)]
+        assert given[-1] == (self.address,), given
+        ends = [type(ev) for ev in told if isinstance(ev, e.SandboxNetworkReleased | e.SandboxNetworkLeaked)]
+        assert ends == [e.SandboxNetworkReleased], ends
+        lab.check_calls(self.sandbox_id)
 
 
 def arm(machine: Machine, *points: str) -> None:
@@ -261,6 +316,7 @@ class Pod:
 
     machine: Machine
     name: str = "pod"
+    network: int = pb.NODE
     sandbox_id: str = ""
     container_id: str = ""
 
@@ -279,6 +335,7 @@ class Pod:
         return stub(getattr(pb, f"{rpc}Request")(**fields), timeout=30)
 
     def run(self, **options: Any) -> "Pod":
+        self.network = options.get("network", network_of(self.machine))
         self.sandbox_id = self.ask(
             "RunPodSandbox", config=pod_config(self.machine, self.name, **options)
         ).pod_sandbox_id
@@ -286,7 +343,7 @@ class Pod:
 
     def create(self, script: str, name: str = "app", **more: Any) -> "Pod":
         mounts = [pb.Mount(container_path="/shared", host_path=str(self.shared))]
-        config = container_config(script, name, mounts=mounts, **more)
+        config = container_config(script, name, mounts=mounts, **{"network": self.network, **more})
         self.container_id = self.ask("CreateContainer", pod_sandbox_id=self.sandbox_id, config=config).container_id
         return self
 

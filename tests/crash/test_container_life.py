@@ -5,31 +5,41 @@ no exit code is invented, nothing is left, and the log is whole, lawful and cons
 """
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pytest
 
 from tests.crash.life import Life, arm, passed, unfired
-from tests.crash.stage import Stage
-from tests.support.daemon import Machine
+from tests.crash.pod_network import PORT, PROGRAMS, Debian
+from tests.crash.stage import Stage, said
+from tests.support.daemon import Machine, until
 
 pytestmark = [pytest.mark.real, pytest.mark.slow]
 
 APPENDS = """
-ImagePullRequested ImagePulled SandboxRunRequested SandboxReady ContainerCreateRequested ContainerCreated
+ImagePullRequested ImagePulled SandboxRunRequested SandboxNetworkSet SandboxReady ContainerCreateRequested ContainerCreated
 ContainerStartRequested ContainerStarted ContainerExited ContainerRemoveRequested ContainerRemoved SandboxStopRequested
-SandboxStopped SandboxRemoveRequested SandboxRemoved ImageRemoveRequested ImageRemoved
+SandboxNetworkReleased SandboxStopped SandboxRemoveRequested SandboxRemoved ImageRemoveRequested ImageRemoved
 """.split()
 EFFECTS = """
-images.pull sandboxes.set_up tasks.create tasks.start tasks.tidy tasks.remove sandboxes.tear_down sandboxes.remove
+images.pull sandboxes.set_up network.add tasks.create tasks.start tasks.tidy tasks.remove sandboxes.tear_down sandboxes.remove
 images.remove
 """.split()
+PINNED = [f"end mount {name} 1" for name in ("net", "uts", "ipc", "shm")]
+UNPINNED = [f"end unmount {name} 1" for name in ("net", "uts", "ipc", "shm")]
+"""A pod's namespaces and its /dev/shm, inside `set_up` and `tear_down`."""
 SIDE_FILES = [f"secrets.{what} {nth}" for what in ("write", "remove") for nth in (1, 2)]
+RELEASES = ["network.delete 1", "network.delete 2"]
+"""Before a set-up, of what an earlier one left; and of the network of a pod that stops."""
 
 ENDS = (
     *(f"{where} {event} 1" for event in APPENDS for where in ("append-before", "append-after")),
     *(f"{where} {effect} 1" for effect in EFFECTS for where in ("begin", "end")),
-    *(f"{where} {call}" for call in SIDE_FILES for where in ("begin", "end")),
+    *(f"{where} {call}" for call in (*SIDE_FILES, *RELEASES) for where in ("begin", "end")),
+    *PINNED,
+    *UNPINNED,
 )
 """Every point of a life that ends by itself. `test_no_point_is_missing` holds this against a real one."""
 
@@ -55,12 +65,20 @@ PAIRS = (
     ("append-before ContainerExited 1", "end tasks.tidy 1"),
     ("begin sandboxes.set_up 1", "end sandboxes.set_up 1"),
     ("end sandboxes.set_up 1", "append-before SandboxReady 1"),
+    ("end mount uts 1", "end mount net 1"),
+    ("end network.add 1", "end network.delete 1"),
+    ("append-before SandboxNetworkSet 1", "end network.add 1"),
+    ("append-after SandboxNetworkSet 1", "append-before NodeStarted 1"),
+    ("append-after SandboxNetworkSet 1", "append-after SandboxNetworkSet 1"),
     ("begin images.pull 1", "begin images.clean 1"),
     ("end images.pull 1", "append-after NodeStarted 1"),
     ("end images.pull 1", "end images.clean 1"),
     ("begin images.remove 1", "end images.remove 1"),
     ("end tasks.remove 1", "end tasks.remove 1"),
     ("append-after SandboxStopRequested 1", "end sandboxes.tear_down 1"),
+    ("begin network.delete 2", "end network.delete 1"),
+    ("end network.delete 2", "append-before SandboxNetworkReleased 1"),
+    ("append-before SandboxNetworkReleased 1", "end unmount net 1"),
     ("begin sandboxes.remove 1", "begin mark.write 1"),
 )
 """The second point is in the recovery from the first."""
@@ -68,7 +86,7 @@ PAIRS = (
 
 @pytest.fixture(scope="module")
 def stage() -> Iterator[Stage]:
-    made = Stage()
+    made = Stage(network=Debian)
     yield made
     made.close()
 
@@ -83,11 +101,10 @@ def counted(points: Sequence[str]) -> set[str]:
     return numbered
 
 
-def live(machine: Machine, name: str, stops: bool, points: Sequence[str], faulty_again: bool) -> Life:
+def live(machine: Machine, name: str, stops: bool, points: Sequence[str]) -> Life:
     since = machine.records()[-1].seq
     life = Life(machine, name, stops)
     arm(machine, *points)
-    machine.faulty = faulty_again
     life.live()
     assert unfired(machine) == [], "the point was not passed: the daemon did not die there"
     assert life.client.deaths == len(points)
@@ -99,7 +116,7 @@ def live(machine: Machine, name: str, stops: bool, points: Sequence[str], faulty
 def test_no_point_is_missing(stage: Stage, stops: bool) -> None:
     with stage.clean() as machine:
         before = len(passed(machine))
-        live(machine, "whole", stops, (), True)
+        live(machine, "whole", stops, ())
         of_life = [point for point in passed(machine, before) if not point.endswith("images.clean")]
         assert counted(of_life) == {*ENDS, *(STOPS if stops else ())}
         assert {*STOPS_TOO} <= {*ENDS}
@@ -108,19 +125,19 @@ def test_no_point_is_missing(stage: Stage, stops: bool) -> None:
 @pytest.mark.parametrize("point", ENDS)
 def test_dies_in_a_life_that_ends_by_itself(stage: Stage, point: str) -> None:
     with stage.clean() as machine:
-        live(machine, "ends", False, [point], False)
+        live(machine, "ends", False, [point])
 
 
 @pytest.mark.parametrize("point", [*STOPS, *STOPS_TOO])
 def test_dies_in_a_life_that_is_stopped(stage: Stage, point: str) -> None:
     with stage.clean() as machine:
-        live(machine, "stops", True, [point], False)
+        live(machine, "stops", True, [point])
 
 
 @pytest.mark.parametrize(("first", "second"), PAIRS)
 def test_dies_again_in_the_recovery(stage: Stage, first: str, second: str) -> None:
     with stage.clean() as machine:
-        live(machine, "twice", False, [first, second], True)
+        live(machine, "twice", False, [first, second])
 
 
 ABANDONED = (
@@ -131,15 +148,16 @@ ABANDONED = (
     ),
     *(
         f"{where} {effect} 1"
-        for effect in ("tasks.stop", "tasks.remove", "sandboxes.tear_down", "sandboxes.remove")
+        for effect in ("tasks.stop", "tasks.remove", "network.delete", "sandboxes.tear_down", "sandboxes.remove")
         for where in ("begin", "end")
     ),
+    *UNPINNED,
     *(f"{where} ContainerStopRequested 1" for where in ("append-before", "append-after")),
 )
 """All that one removal of a running pod leads to; a tidying may or may not be overtaken by the removal."""
 
 
-def abandon(machine: Machine, points: Sequence[str], faulty_again: bool) -> int:
+def abandon(machine: Machine, points: Sequence[str]) -> int:
     """Returns where the trace of the removal begins."""
     since = machine.records()[-1].seq
     life = Life(machine, "abandoned", True)
@@ -147,7 +165,6 @@ def abandon(machine: Machine, points: Sequence[str], faulty_again: bool) -> int:
         step()
     before = len(passed(machine))
     arm(machine, *points)
-    machine.faulty = faulty_again
     life.abandon()
     life.remove_image()
     assert unfired(machine) == [], "the point was not passed: the daemon did not die there"
@@ -158,7 +175,7 @@ def abandon(machine: Machine, points: Sequence[str], faulty_again: bool) -> int:
 
 def test_no_point_of_a_removal_is_missing(stage: Stage) -> None:
     with stage.clean() as machine:
-        before = abandon(machine, (), True)
+        before = abandon(machine, ())
         seen = counted(passed(machine, before))
         of_others = ("secrets.", "images.", "Image", "tasks.tidy")
         assert {point for point in seen if not any(word in point for word in of_others)} == {*ABANDONED}
@@ -167,7 +184,7 @@ def test_no_point_of_a_removal_is_missing(stage: Stage) -> None:
 @pytest.mark.parametrize("point", ABANDONED)
 def test_dies_while_a_running_pod_is_removed(stage: Stage, point: str) -> None:
     with stage.clean() as machine:
-        abandon(machine, [point], False)
+        abandon(machine, [point])
 
 
 _MODES = ("kill-before", "kill-after")
@@ -180,20 +197,30 @@ _OF_RUNTIME = [
     ),
     ("conmon", "-", "kill-before", False),
 ]
+_OF_NETWORK = [
+    (plugin, word, mode, False)
+    for word in ("ADD", "DEL")
+    for plugin in PROGRAMS
+    for mode in _MODES
+    if (plugin, word, mode) != ("bridge", "DEL", "kill-before")  # nothing lies between it and portmap's end
+]
 _OF_INFRA = [("runc", word, mode) for word in ("run", "delete") for mode in _MODES]
 _OF_IMAGES = [("skopeo", word, mode, False) for word in ("inspect", "copy", "delete") for mode in _MODES]
 
 
 @pytest.fixture(scope="module")
 def standing_in() -> Iterator[Stage]:
-    made = Stage()
+    def config(programs: Mapping[str, str]) -> Mapping[str, Any]:
+        return {"runtime": {"path": programs["runc"], "monitor": programs["conmon"]}}
+
+    made = Stage(("runc", "conmon", "skopeo"), config, network=Debian)
     yield made
     made.close()
 
 
 @pytest.mark.parametrize(
     ("program", "word", "mode", "stops"),
-    [*_OF_RUNTIME, *_OF_IMAGES],
+    [*_OF_RUNTIME, *_OF_IMAGES, *_OF_NETWORK],
 )
 def test_dies_in_the_middle_of_an_effect(standing_in: Stage, program: str, word: str, mode: str, stops: bool) -> None:
     """The program goes on, or has just ended, while the next daemon already recovers."""
@@ -208,15 +235,30 @@ def test_dies_in_the_middle_of_what_is_done_for_an_infra_process(
     die_in(standing_in, program, word, mode, True, shared=True)
 
 
+def test_a_release_that_outlives_its_daemon_takes_nothing_from_the_next(standing_in: Stage) -> None:
+    """The second daemon dies in its DEL of what the first one's ADD left; that DEL would free the third one's address."""
+    with standing_in.clean(faulty=False) as machine:
+        life, goes_on = Life(machine, "late", False), machine.lab.bin / "host-local.go"
+        machine.plan("portmap", "ADD", "kill-after")
+        machine.plan("host-local", "DEL", "kill-wait")
+        life.pull()
+        with ThreadPoolExecutor(1) as client:
+            running = client.submit(life.run)
+            until(lambda: running.done() or "waiting for the DEL" in said(machine, 1), text="the third daemon waits")
+            goes_on.touch()
+            running.result(30)
+        assert life.client.deaths == 2
+        until(lambda: not [p for p in machine.left().processes if "host-local" in p], text="the late DEL has ended")
+        goes_on.unlink()
+        life.check_address()
+        life.abandon()
+        life.remove_image()
+
+
 def die_in(stage: Stage, program: str, word: str, mode: str, stops: bool, shared: bool) -> None:
-    with stage.clean() as machine:
-        if not (machine.base / "bin" / "runc").exists():
-            programs = machine.stand_in("runc", "conmon", "skopeo")
-            machine.write_config({"runtime": {"path": programs["runc"], "monitor": programs["conmon"]}})
-        machine.faulty = False
-        machine.restart()
+    with stage.clean(faulty=False) as machine:
         since = machine.records()[-1].seq
-        life = Life(machine, "middle", stops, shared=shared)
+        life = Life(machine, "middle", stops, shared=shared, host_port=PORT if program in PROGRAMS else 0)
         plan = machine.plan(program, word, mode)
         life.live()
         assert not plan.exists(), "the program was not called so"

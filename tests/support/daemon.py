@@ -93,6 +93,7 @@ class DaemonProcess:
 
     child: "subprocess.Popen[bytes]"
     log: Path
+    faulty: bool = False
 
     @property
     def pid(self) -> int:
@@ -118,12 +119,17 @@ class DaemonProcess:
 
 @dataclass
 class Machine:
-    """Directories, a configuration, at most one daemon. `faulty`: the child of tests/crash with its fault points."""
+    """Directories, a configuration, at most one daemon. `faulty`: the child of tests/crash with its fault points.
+
+    `network` makes the pod networks (see tests/crash/pod_network.py) in a directory; without it pods have the host's.
+    """
 
     base: Path
     config: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     faulty: bool = False
     environment: Mapping[str, str] = field(default_factory=dict)
+    network: Callable[[Path], Any] | None = None
+    lab: Any = None
     daemon: DaemonProcess | None = None
     starts: int = 0
     _channels: dict[str, Any] = field(default_factory=dict)
@@ -132,6 +138,10 @@ class Machine:
     def __post_init__(self) -> None:
         (self.base / "bin").mkdir()
         self.pod_logs.mkdir()
+        if self.network is not None:
+            (self.base / "cni").mkdir()
+            self.lab = self.network(self.base / "cni")
+            self.lab.cache = self.data / "cni"
         self.write_config(self.config)
 
     @property
@@ -171,8 +181,10 @@ class Machine:
 
     def write_config(self, config: Mapping[str, Mapping[str, Any]]) -> None:
         self.config = config
-        paths = {"paths": {"data": str(self.data), "run": str(self.run)}}
-        self.config_file.write_text(toml(merged(SMALL, config, paths)))
+        places: dict[str, dict[str, Any]] = {"paths": {"data": str(self.data), "run": str(self.run)}}
+        if self.lab is not None:
+            places["network"] = {"conf_dir": str(self.lab.conf), "bin_dirs": [str(self.lab.bin)]}
+        self.config_file.write_text(toml(merged(SMALL, config, places)))
 
     def stand_in(self, *programs: str) -> dict[str, str]:
         """Stand-ins for programs (see `plan`): their paths, by name. They are the real ones while there is no plan."""
@@ -187,7 +199,8 @@ class Machine:
 
     def plan(self, program: str, word: str, mode: str) -> Path:
         """What the stand-in does at the next call that has this word: see tests/crash/standins. Gone when done."""
-        file = self.base / "bin" / f"{program}.plan"
+        of_plugins = self.lab is not None and (self.lab.bin / program).exists()
+        file = (self.lab.bin if of_plugins else self.base / "bin") / f"{program}.plan"
         part = file.with_suffix(".part")
         part.write_text(f"{word} {mode}\n")
         part.rename(file)
@@ -214,7 +227,7 @@ class Machine:
                 stderr=file,
                 start_new_session=True,
             )
-        self.daemon = DaemonProcess(child, log)
+        self.daemon = DaemonProcess(child, log, self.faulty)
         return self.daemon
 
     def start(self) -> DaemonProcess:
@@ -303,15 +316,23 @@ class Machine:
     # --- from outside ------------------------------------------------------------------------------------------------
 
     def left(self) -> Inventory:
-        """All that containers, sandboxes and pulls have left; the daemon, its log and its store's frame are not."""
+        """All that containers, sandboxes and pulls have left; the daemon, its log and its store's frame are not.
+
+        Of the pod networks: addresses, links, rules, cache entries, and the namespaces that somebody still holds.
+        """
         found = inventory([self.token])
         running = self.daemon is not None and not self.daemon.dead()
         own = f"{self.daemon.pid} " if running and self.daemon else "-"
         store = str(self.data / "images" / "overlay")
-        mounts = tuple(m for m in found.mounts if not (running and m == store))
+        stage = getattr(self.lab, "host", None)
+        mounts = tuple(m for m in found.mounts if not (running and m == store) and m != stage)
         processes = tuple(p for p in found.processes if not p.startswith(own))
         cgroups = tuple(c for c in found.cgroups if not os.path.basename(c).startswith((self.token, "pod-")))
-        return Inventory(mounts, processes, cgroups, self._files())
+        return Inventory(mounts, processes, cgroups, self._files() + self._networks(), found.namespaces)
+
+    def _networks(self) -> tuple[str, ...]:
+        left = self.lab.left() if self.lab is not None else {}
+        return tuple(f"{what}: {each}" for what, all_such in left.items() for each in all_such)
 
     def _files(self) -> tuple[str, ...]:
         """Entries of every directory that should be empty when no container, sandbox or image is."""

@@ -1,10 +1,11 @@
-"""What of a set of ids exists on this machine, seen from outside: mounts, processes, cgroups, files.
+"""What of a set of ids exists on this machine, seen from outside: mounts, processes, cgroups, files, and namespaces that
+a process of theirs holds.
 
 before = inventory(ids, roots)      ...      assert inventory(ids, roots) == NOTHING
 """
 
 import os
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
 
@@ -14,14 +15,18 @@ class Inventory:
     processes: tuple[str, ...] = ()
     cgroups: tuple[str, ...] = ()
     paths: tuple[str, ...] = ()
+    namespaces: tuple[str, ...] = ()
 
 
 NOTHING = Inventory()
+KINDS = ("net", "uts", "ipc")
 
 
 def inventory(ids: Collection[str], roots: Collection[str] = ()) -> Inventory:
     """`roots`: directories that are searched for names; mounts, processes and cgroups are searched everywhere."""
-    return Inventory(_mounts(ids), _processes(ids), _cgroups(ids), _paths(ids, roots))
+    processes = _processes(ids)
+    namespaces = tuple(held for line in processes for held in _namespaces(line.split(" ", 1)[0]))
+    return Inventory(_mounts(ids), processes, _cgroups(ids), _paths(ids, roots), namespaces)
 
 
 def _named(text: str, ids: Collection[str]) -> bool:
@@ -52,6 +57,24 @@ def _processes(ids: Collection[str]) -> tuple[str, ...]:
         if state != "Z" and _named(command + cgroup + directory, ids):
             found.append(f"{name} {command[:200]}")
     return tuple(found)
+
+
+def _namespaces(pid: str) -> Iterator[str]:
+    """Other namespaces than ours that a thread of a process is in, or that it holds open: "PID KIND:[INODE]"."""
+    ours = {os.readlink(f"/proc/self/ns/{kind}") for kind in KINDS}
+    try:
+        threads = os.listdir(f"/proc/{pid}/task")
+        links = [f"/proc/{pid}/fd/{fd}" for fd in os.listdir(f"/proc/{pid}/fd")]
+    except OSError:
+        return
+    links += [f"/proc/{pid}/task/{thread}/ns/{kind}" for thread in threads for kind in KINDS]
+    for link in links:
+        try:
+            held = os.readlink(link)
+        except OSError:
+            continue
+        if held.startswith(tuple(f"{kind}:[" for kind in KINDS)) and held not in ours:
+            yield f"{pid} {held}"
 
 
 def _cgroups(ids: Collection[str]) -> tuple[str, ...]:

@@ -37,7 +37,7 @@ def test_told_is_one_bounded_printable_line() -> None:
 
 def test_a_missing_plugin() -> None:
     with pytest.raises(NetworkFailed, match="network net: plugin t: ADD: it is not in /a, /b"):
-        asyncio.run(Plugins(("/a", "/b")).run(Step("ADD", NETWORK, PLUGIN), 1))
+        asyncio.run(Plugins(("/a", "/b"), "/cache").run(Step("ADD", NETWORK, PLUGIN), 1))
 
 
 def test_budget() -> None:

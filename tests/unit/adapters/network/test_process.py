@@ -3,13 +3,14 @@
 import asyncio
 import os
 import signal
-from collections.abc import Coroutine
+import subprocess
+from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from adapters.network.process import OUTPUT_MAX, Finished, run
+from adapters.network.process import OUTPUT_MAX, OWNER, Finished, Late, run
 from domain.errors import NetworkFailed, TimedOut
 
 ENV = {"PATH": "/usr/bin:/bin", "ONLY": "this"}
@@ -99,6 +100,46 @@ def test_no_descriptor_and_no_child_is_left() -> None:
             os.waitpid(-1, os.WNOHANG)
 
     wait(body())
+
+
+@pytest.fixture
+def left(tmp_path: Path) -> Iterator[Callable[..., "subprocess.Popen[bytes]"]]:
+    """Starts what an earlier daemon would have left; `owner` is its cache."""
+    children: list[subprocess.Popen[bytes]] = []
+
+    def start(command: str, container_id: str = "", owner: Path = tmp_path, script: str = "exec sleep 4734.5") -> Any:
+        env = {"PATH": "/usr/bin:/bin", OWNER: str(owner), "CNI_COMMAND": command, "CNI_CONTAINERID": container_id}
+        children.append(subprocess.Popen(["/bin/sh", "-c", f"echo; {script}"], env=env, stdout=subprocess.PIPE))
+        pipe = children[-1].stdout
+        assert pipe is not None and pipe.readline() == b"\n"  # its environment is its own by then
+        return children[-1]
+
+    yield start
+    for child in children:
+        child.kill()
+        child.wait()
+        child.stdout.close()  # type: ignore[union-attr]
+
+
+def test_what_an_earlier_daemon_left_is_cut_where_it_may_be(left: Any, tmp_path: Path) -> None:
+    cut = [left(command, "1") for command in ("GC", "CHECK", "STATUS")]
+    stays = [left("ADD", "2"), left("DEL", "3"), left("GC", owner=tmp_path / "another")]
+    late = Late(str(tmp_path))
+    late.find()
+    assert [child.wait(5) for child in cut] == [-signal.SIGKILL] * 3
+    assert [child.poll() for child in stays] == [None] * 3
+    assert late.ids == {"3"}
+
+
+def test_a_late_del_is_waited_for_and_ended_at_its_limit(left: Any, tmp_path: Path) -> None:
+    ends, hangs, other = left("DEL", "1", script="exec sleep 0.3"), left("DEL", "2"), left("DEL", "3")
+    late = Late(str(tmp_path))
+    late.find()
+    assert late.ids == {"1", "2", "3"}
+    late.settle("1", 10)
+    assert ends.poll() == 0
+    late.settle("2", 0.1)
+    assert (hangs.wait(5), other.poll(), late.ids) == (-signal.SIGKILL, None, {"3"})
 
 
 def test_last_words() -> None:
