@@ -30,6 +30,7 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 @pytest.fixture(autouse=True)
 def handlers() -> Iterator[None]:
     before = {number: signal.getsignal(number) for number in SIGNALS}
+    saying.PACE.lap()  # it runs since the import: the first line of a long session would tell seconds, not milliseconds
     yield
     for number, handler in before.items():
         signal.signal(number, handler)
