@@ -223,10 +223,13 @@ class Late:
 
     def find(self) -> None:
         """Once, before any plugin runs. Ends what may be cut: GC, CHECK and STATUS. Raises TimedOut."""
-        for command in (b"GC", b"CHECK", b"STATUS"):
-            _end_all({self._ours, b"CNI_COMMAND=" + command})
-        dels = [words for words in _environments() if {self._ours, b"CNI_COMMAND=DEL"} <= words]
+        # One look at all processes: the door is not open yet, and a node has many.
+        left = [words for words in _environments() if self._ours in words]
+        dels = [words for words in left if b"CNI_COMMAND=DEL" in words]
         self.ids = {word[len(ID) :].decode() for words in dels for word in words if word.startswith(ID)}
+        for command in (b"CNI_COMMAND=GC", b"CNI_COMMAND=CHECK", b"CNI_COMMAND=STATUS"):
+            if any(command in words for words in left):
+                _end_all({self._ours, command})
 
     def settle(self, container_id: str, limit_s: float) -> None:
         """Returns when none runs for one of `ids` any more. What takes longer is ended. Raises TimedOut."""
