@@ -111,4 +111,5 @@ def plain(value: Any) -> Any:
 
 def as_json(value: Any) -> str:
     """One line. ASCII only, so that no terminal obeys it."""
-    return json.dumps(value, ensure_ascii=True)
+    # JSON leaves DEL as it is; a terminal need not.
+    return json.dumps(value, ensure_ascii=True).replace("\x7f", "\\u007f")
