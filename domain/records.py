@@ -107,6 +107,23 @@ class Digest:
 
 
 @dataclass(frozen=True, slots=True)
+class TaskUsage:
+    """What a container uses, at a wall time: nanoseconds of CPU since its start, bytes, counts of page faults.
+
+    `working_set`: what cannot be given up, the memory in use without inactive file pages. `limit`: 0 where none is set.
+    """
+
+    at_ns: int
+    cpu_ns: int = 0
+    memory: int = 0
+    working_set: int = 0
+    rss: int = 0
+    limit: int = 0
+    page_faults: int = 0
+    major_page_faults: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Usage:
     """Bytes and inodes that something takes on disk, at a wall time."""
 

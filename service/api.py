@@ -7,7 +7,7 @@ from typing import Any, Protocol
 from domain.commands import Command
 from domain.config import ContainerSecrets, SandboxSecrets, Withheld
 from domain.node import Node
-from domain.records import Cause, Head, Usage
+from domain.records import Cause, Head, TaskUsage, Usage
 from service.ports import ExecResult
 
 
@@ -59,6 +59,10 @@ class Api(Protocol):
     def health(self) -> Health: ...
 
     def head(self) -> Head: ...
+
+    async def usage(self, container_ids: Sequence[str]) -> Mapping[str, TaskUsage]:
+        """Of those of them that have cgroups."""
+        ...
 
     async def image_usage(self) -> Usage: ...
 

@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from domain import commands as c
@@ -10,7 +10,7 @@ from domain import errors
 from domain import events as e
 from domain.config import ContainerSecrets, SandboxSecrets, Withheld
 from domain.node import SCHEMA, Node
-from domain.records import Cause, Head, Record, Usage
+from domain.records import Cause, Head, Record, TaskUsage, Usage
 from domain.recovery import Finding
 from service.api import Change, Condition, Health
 from service.dispatcher import Dispatcher
@@ -212,6 +212,9 @@ class Daemon:
             if not found.version:
                 return Condition(False, "RuntimeMissing", f"the {name} {found.path} cannot be run; see `daybook check`")
         return Condition(True)
+
+    async def usage(self, container_ids: Sequence[str]) -> Mapping[str, TaskUsage]:
+        return await asyncio.to_thread(self._ports.tasks.usage, container_ids)
 
     async def image_usage(self) -> Usage:
         return await self._ports.images.usage()

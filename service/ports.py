@@ -12,7 +12,7 @@ from domain.container import Container
 from domain.events import Binary, Deadline, User
 from domain.image import PulledImage
 from domain.observations import ImageObservation, Mark, SandboxObservation, TaskObservation
-from domain.records import Cause, Draft, Head, Now, Process, Record, Unreadable, Usage
+from domain.records import Cause, Draft, Head, Now, Process, Record, TaskUsage, Unreadable, Usage
 from domain.sandbox import Sandbox
 
 
@@ -116,6 +116,10 @@ class Tasks(Protocol):
 
         Raises WrongState (no log, no monitor), InvalidRequest, RuntimeFailed, StorageFailed, TimedOut.
         """
+        ...
+
+    def usage(self, container_ids: Sequence[str]) -> Mapping[str, TaskUsage]:
+        """Of those that have cgroups. Blocking: a few reads of kernel files each."""
         ...
 
     def observe(self, containers: Sequence[Container], boot_id: str) -> Mapping[str, TaskObservation]:

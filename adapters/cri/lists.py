@@ -63,6 +63,10 @@ class Entries:
         self._refresh()
         return self._bytes.keys()
 
+    def ids_in_order(self) -> list[str]:
+        self._refresh()
+        return [name for _, name in self._order]
+
     def _refresh(self) -> None:
         if not self._stale:
             return
@@ -119,11 +123,23 @@ class Lists:
         """ListContainersResponse for a ContainerFilter or none."""
         if asked is None or not asked.ByteSize():
             return self._containers.all()
-        node = self._api.node
-        pod = self._full(asked.pod_sandbox_id, node.sandboxes)
-        state, labels = _state_of(asked, pb.ContainerState), dict(asked.label_selector)
+        return _chosen(self._containers, asked.id, self._fits(asked, _state_of(asked, pb.ContainerState)))
 
-        def wanted(name: str) -> bool:
+    def living(self, asked: Any) -> list[Container]:
+        """Containers that fit a ContainerStatsFilter or none, and whose init has not ended; in the order of lists."""
+        fits, known = self._fits(asked, None), self._api.node.containers
+        names = self._containers.ids_in_order()
+        if asked.id:
+            only = lookup.only(asked.id, names)
+            names = [only] if only is not None else []
+        return [known[name] for name in names if known[name].live and fits(name)]
+
+    def _fits(self, asked: Any, state: str | None) -> Callable[[str], bool]:
+        """The pod and the labels that a filter asks for; the state as well where one is given."""
+        node, labels = self._api.node, dict(asked.label_selector)
+        pod = self._full(asked.pod_sandbox_id, node.sandboxes)
+
+        def fits(name: str) -> bool:
             known = node.containers[name]
             return (
                 (not asked.pod_sandbox_id or known.sandbox_id == pod)
@@ -131,7 +147,7 @@ class Lists:
                 and _has(known.config.labels, labels)
             )
 
-        return _chosen(self._containers, asked.id, wanted)
+        return fits
 
     def sandboxes(self, asked: Any) -> bytes:
         """ListPodSandboxResponse for a PodSandboxFilter or none."""

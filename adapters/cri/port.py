@@ -6,7 +6,7 @@ from typing import Any, Protocol
 from domain.commands import Command
 from domain.config import ContainerConfig, ContainerSecrets, SandboxConfig, SandboxSecrets, Withheld
 from domain.node import Node
-from domain.records import Cause, Head, Usage
+from domain.records import Cause, Head, TaskUsage, Usage
 
 Digester = Callable[[bytes], str]
 """Keyed hash of a value that must not be known: 32 hex digits."""
@@ -68,6 +68,10 @@ class Api(Protocol):
     def health(self) -> Health: ...
 
     def head(self) -> Head: ...
+
+    async def usage(self, container_ids: Sequence[str]) -> Mapping[str, TaskUsage]:
+        """Of those of them that have cgroups."""
+        ...
 
     async def image_usage(self) -> Usage: ...
 

@@ -123,6 +123,21 @@ class RuntimeService:
     async def ListContainers(self, request: Any, cause: Cause) -> Any:
         return self._lists.containers(request.filter)
 
+    async def ContainerStats(self, request: Any, cause: Cause) -> Any:
+        node, text = self._api.node, request.container_id
+        name = lookup.known("container", text, lookup.container_id(node, text), "measure")
+        known = node.containers.get(name)
+        if known is None or containers.view(known) is None:
+            raise _not_shown(e.container_key(name), node.quarantined.get(e.container_key(name)))
+        used = await self._api.usage([name])
+        return pb.ContainerStatsResponse(stats=views.container_stats(known, used.get(name), self._api.secrets))
+
+    async def ListContainerStats(self, request: Any, cause: Cause) -> Any:
+        asked = self._lists.living(request.filter)
+        used = await self._api.usage([known.id for known in asked])
+        stats = [views.container_stats(known, used[known.id], self._api.secrets) for known in asked if known.id in used]
+        return pb.ListContainerStatsResponse(stats=stats)
+
     async def ExecSync(self, request: Any, cause: Cause) -> Any:
         """The answer waits for the command; a caller that leaves ends it."""
         found = lookup.container_id(self._api.node, request.container_id)

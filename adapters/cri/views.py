@@ -18,6 +18,7 @@ from domain.container import Container
 from domain.image import Image, PulledImage
 from domain.names import repo_digest
 from domain.node import Quarantine
+from domain.records import TaskUsage
 from domain.sandbox import Sandbox
 from proto import api_pb2 as pb
 
@@ -118,6 +119,37 @@ def resources(known: Resources) -> Any:
         hugepage_limits=[pb.HugepageLimit(page_size=k, limit=v) for k, v in sorted(known.hugepage_limits.items())],
         unified=known.unified,
     )
+
+
+def container_stats(known: Container, used: TaskUsage | None, secrets: Secrets) -> Any:
+    """Whose reading it is, and the reading where there are cgroups. The rate (nano cores) the kubelet finds itself."""
+    whose = pb.ContainerAttributes(
+        id=known.id,
+        metadata=pb.ContainerMetadata(name=known.config.name, attempt=known.config.attempt),
+        labels=known.config.labels,
+        annotations=_annotations(known, secrets, None),
+    )
+    if used is None:
+        return pb.ContainerStats(attributes=whose)
+    cpu = pb.CpuUsage(timestamp=used.at_ns, usage_core_nano_seconds=_number(used.cpu_ns))
+    return pb.ContainerStats(attributes=whose, cpu=cpu, memory=_memory(used))
+
+
+def _memory(used: TaskUsage) -> Any:
+    room = max(0, used.limit - used.working_set)
+    return pb.MemoryUsage(
+        timestamp=used.at_ns,
+        usage_bytes=_number(used.memory),
+        working_set_bytes=_number(used.working_set),
+        rss_bytes=_number(used.rss),
+        available_bytes=_number(room) if used.limit else None,
+        page_faults=_number(used.page_faults),
+        major_page_faults=_number(used.major_page_faults),
+    )
+
+
+def _number(value: int) -> Any:
+    return pb.UInt64Value(value=value)
 
 
 # --- sandboxes -------------------------------------------------------------------------------------------------------

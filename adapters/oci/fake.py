@@ -31,7 +31,7 @@ from domain.observations import (
     TaskObservation,
     TaskState,
 )
-from domain.records import Process
+from domain.records import Process, TaskUsage
 from domain.sandbox import Sandbox
 
 KILLED = 137
@@ -347,6 +347,10 @@ class FakeTasks:
             return task is None or task.monitor != container.monitor or not task.monitor_alive
 
         await world.until(over)
+
+    def usage(self, container_ids: Sequence[str]) -> Mapping[str, TaskUsage]:
+        alive = [one for one in container_ids if one in self.world.tasks and self.world.tasks[one].init_alive]
+        return {one: TaskUsage(self.world.wall_ns, cpu_ns=1, memory=1 << 20, working_set=1 << 20) for one in alive}
 
     def observe(self, containers: Sequence[Container], boot_id: str) -> Mapping[str, TaskObservation]:
         known = {container.id: container for container in containers}

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from adapters.oci import cgroups, files, kernel, logpath, lookup, process, runc, seccomp, spec, sweep, users
+from adapters.oci import cgroups, files, kernel, logpath, lookup, process, runc, seccomp, spec, sweep, usage, users
 from adapters.oci.execs import ExecResult, Execs, cgroup_of
 from adapters.oci.layout import DIRECTORY_MODE, ContainerPaths, Layout
 from adapters.oci.monitor import Monitors, read_exit, recorded, strays
@@ -26,7 +26,7 @@ from domain.container import Container
 from domain.errors import Failure, InvalidRequest, RuntimeFailed, StorageFailed, TimedOut
 from domain.events import Binary, Deadline, User
 from domain.observations import TaskObservation
-from domain.records import Process
+from domain.records import Process, TaskUsage
 from domain.sandbox import Sandbox
 
 REMOVALS = 3
@@ -389,6 +389,10 @@ class Tasks:
     def leave(self) -> None:
         """At the end of a daemon: the cgroups that nobody needs any more."""
         cgroups.prune(self._monitors.cgroup, cgroups.DEFAULT_PARENT)
+
+    def usage(self, container_ids: Sequence[str]) -> Mapping[str, TaskUsage]:
+        found = {one: usage.read(cgroup_of(self.layout.container(one))) for one in container_ids}
+        return {one: used for one, used in found.items() if used is not None}
 
     def observe(self, containers: Sequence[Container], boot_id: str) -> Mapping[str, TaskObservation]:
         return sweep.tasks(self.layout, containers, boot_id)

@@ -11,6 +11,7 @@ import socket
 import stat
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ from domain import commands as c
 from domain import effects as f
 from domain import errors
 from domain import events as e
-from domain.records import Evidence
+from domain.records import Evidence, TaskUsage
 from proto import api_pb2 as pb
 from tests.support.cri_requests import IMAGE, SECRET, Served, create, options, run, served
 from tests.support.fake_api import FakeApi, FakeCondition, FakeResult
@@ -38,7 +39,7 @@ BUILT = {
     *("Version", "Status", "RuntimeConfig", "UpdateRuntimeConfig"),
     *("RunPodSandbox", "StopPodSandbox", "RemovePodSandbox", "PodSandboxStatus", "ListPodSandbox"),
     *("CreateContainer", "StartContainer", "StopContainer", "RemoveContainer", "ContainerStatus", "ListContainers"),
-    *("ExecSync", "ReopenContainerLog"),
+    *("ExecSync", "ReopenContainerLog", "ContainerStats", "ListContainerStats"),
     *("ListImages", "ImageStatus", "PullImage", "RemoveImage", "ImageFsInfo"),
 }
 RPCS = [rpc for service in pb.DESCRIPTOR.services_by_name.values() for rpc in service.methods]
@@ -133,6 +134,9 @@ TABLE = [
     ("ContainerStatus", "created", C.OK, C.OK),
     ("ContainerStatus", "exited", C.OK, C.OK),
     ("ContainerStatus", "unknown", C.NOT_FOUND, C.NOT_FOUND),
+    ("ContainerStats", "running", C.OK, C.OK),
+    ("ContainerStats", "exited", C.OK, C.OK),
+    ("ContainerStats", "unknown", C.NOT_FOUND, C.NOT_FOUND),
     ("ReopenContainerLog", "running", C.OK, C.OK),
     ("ReopenContainerLog", "created", C.FAILED_PRECONDITION, C.FAILED_PRECONDITION),
     ("ReopenContainerLog", "exited", C.FAILED_PRECONDITION, C.FAILED_PRECONDITION),
@@ -326,6 +330,50 @@ def test_quarantined_is_seen_and_not_touched(ask: Client, pod: Pod, running: Ser
     code, text = code_of(lambda: ask("ContainerStatus", container_id="e" * 64))
     assert code is C.FAILED_PRECONDITION
     assert "record 4711" in text
+
+
+# --- statistics ------------------------------------------------------------------------------------------------------
+
+USED = TaskUsage(5, cpu_ns=6, memory=700, working_set=600, rss=500, limit=1000, page_faults=4, major_page_faults=3)
+
+
+def test_what_a_container_uses(ask: Client, pod: Pod, running: Served) -> None:
+    running.api.used[pod.running] = USED
+    told = ask("ContainerStats", container_id=pod.running[:12]).stats
+    assert (told.attributes.id, told.attributes.metadata.name) == (pod.running, "running")
+    assert (told.cpu.timestamp, told.cpu.usage_core_nano_seconds.value) == (5, 6)
+    assert not told.cpu.HasField("usage_nano_cores"), "a rate that nobody has measured"
+    memory = told.memory
+    assert (memory.timestamp, memory.usage_bytes.value, memory.working_set_bytes.value) == (5, 700, 600)
+    assert (memory.rss_bytes.value, memory.available_bytes.value) == (500, 400)
+    assert (memory.page_faults.value, memory.major_page_faults.value) == (4, 3)
+    assert not told.HasField("writable_layer")
+
+
+def test_without_a_limit_nothing_is_available(ask: Client, pod: Pod, running: Served) -> None:
+    running.api.used[pod.running] = replace(USED, limit=0)
+    assert not ask("ContainerStats", container_id=pod.running).stats.memory.HasField("available_bytes")
+
+
+def test_what_has_ended_is_named_and_not_measured(ask: Client, pod: Pod, running: Served) -> None:
+    told = ask("ContainerStats", container_id=pod.exited).stats
+    assert told.attributes.id == pod.exited and not told.HasField("cpu") and not told.HasField("memory")
+
+
+def test_lists_of_statistics_have_what_lives_and_fits(ask: Client, pod: Pod, running: Served) -> None:
+    running.api.used.update({one: USED for one in (pod.created, pod.running, pod.exited)})
+
+    def ids(**asked: Any) -> list[str]:
+        filter_ = pb.ContainerStatsFilter(**asked)
+        return [stats.attributes.id for stats in ask("ListContainerStats", filter=filter_).stats]
+
+    both = [pod.created, pod.running]
+    assert [stats.attributes.id for stats in ask("ListContainerStats").stats] == both == ids(pod_sandbox_id=pod.id)
+    assert ids(id=pod.running[:12]) == [pod.running]
+    assert ids(id=pod.exited) == ids(id=UNKNOWN) == ids(pod_sandbox_id=pod.stopped) == []
+    assert ids(label_selector={"app": "no such"}) == []
+    del running.api.used[pod.created]
+    assert ids() == [pod.running], "its cgroup went meanwhile"
 
 
 # --- commands in containers ------------------------------------------------------------------------------------------

@@ -458,6 +458,29 @@ async def test_out_of_memory(lab: Lab) -> None:
     assert lab.look(container).oom
 
 
+@contract
+async def test_only_what_has_cgroups_is_measured(lab: Lab) -> None:
+    container = await lab.running(IGNORES)
+    used = lab.tasks().usage([container.id, lab.new_id()])
+    assert list(used) == [container.id] and used[container.id].at_ns > 0 and used[container.id].cpu_ns > 0
+    await lab.tasks().remove(container.id)
+    assert lab.tasks().usage([container.id]) == {}
+
+
+@only_real
+async def test_what_a_container_uses(lab: Lab) -> None:
+    """The shell holds 8 MB in a variable and has spent at least the time that it says; the limit is the one given."""
+    resources = c.Resources(memory_limit_in_bytes=64 * 2**20)
+    holds = "v=$(busybox head -c 8000000 /dev/zero | busybox tr '\\0' x); "
+    container = await lab.running(holds + READY + "while :; do sleep 0.1; done", resources=resources)
+    used = lab.tasks().usage([container.id])[container.id]
+    assert used.limit == 64 * 2**20
+    assert 8_000_000 <= used.rss <= used.memory <= used.limit and used.rss <= used.working_set + 2**20
+    assert used.cpu_ns > 10**6 and used.page_faults > 1000
+    later = lab.tasks().usage([container.id])[container.id]
+    assert later.cpu_ns >= used.cpu_ns and later.at_ns > used.at_ns
+
+
 @only_real
 async def test_user_groups_environment_and_directory(lab: Lab) -> None:
     security = c.SecurityContext(run_as_username="web", supplemental_groups=(500,))

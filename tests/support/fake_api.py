@@ -19,7 +19,7 @@ from domain.image import PulledImage
 from domain.names import sandbox_name
 from domain.node import Node
 from domain.outcome import Done, Failed, Outcome, outcome
-from domain.records import Cause, Evidence, Head, Now, Process, Usage
+from domain.records import Cause, Evidence, Head, Now, Process, TaskUsage, Usage
 from domain.running import running
 
 BOOT = "11111111-2222-3333-4444-555555555555"
@@ -52,6 +52,7 @@ class FakeApi:
         self.execs: list[tuple[str, tuple[str, ...], float]] = []
         self.said: FakeResult | errors.DaybookError = FakeResult()
         self.reopened: list[str] = []
+        self.used: dict[str, TaskUsage] = {}
         self.node = Node()
         self.kept: dict[str, ContainerSecrets | SandboxSecrets] = {}
         self.events: list[tuple[str, Any, Cause]] = []
@@ -109,6 +110,9 @@ class FakeApi:
 
     def head(self) -> Head:
         return Head(len(self.events), b"\1" * 16)
+
+    async def usage(self, container_ids: Any) -> dict[str, TaskUsage]:
+        return {one: self.used[one] for one in container_ids if one in self.used}
 
     async def image_usage(self) -> Usage:
         return Usage(START_NS, 12_345, 67, "/var/lib/daybook")
