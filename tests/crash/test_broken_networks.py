@@ -300,3 +300,31 @@ def test_without_a_usable_configuration(
     until(lambda: not_ready(m) == "", text="it is ready again without a restart")
     works(m)
     with_hosts.remove_pod()
+
+
+# --- a person's commands ---------------------------------------------------------------------------------------------
+
+
+def test_purge_gives_addresses_back(m: Machine) -> None:
+    """Where a plugin fails it says so, removes neither the log nor what DEL needs, and may be tried again."""
+    Pod(m).run()
+    m.kill9()
+    m.lab.behave("beta", "DEL", fail=BROKEN)
+    refused_by = m.command("purge", "--yes")
+    assert refused_by.returncode != 0 and "plugin beta: DEL: no cable" in refused_by.stderr, refused_by
+    assert "Traceback" not in refused_by.stderr
+    assert len(m.lab.held()) == len(m.lab.entries()) == 1 and m.log_directory.exists()
+    m.lab.behave_well()
+    assert m.command("purge", "--yes").returncode == 0
+    m.await_clean()
+    m.start()
+
+
+def test_adopt_gives_addresses_of_the_unknown_back(m: Machine) -> None:
+    pod = Pod(m).run()
+    m.kill9()
+    m.log_directory.rename(m.base / "lost")
+    adopted = m.command("adopt", "--yes")
+    assert adopted.returncode == 0 and pod.sandbox_id in adopted.stdout, adopted
+    m.start()
+    m.await_clean()
