@@ -39,12 +39,12 @@ class Debian(BridgeLab):
         return [bridge, portmap]
 
     def book(self) -> dict[str, list[str]]:
-        """Sandbox id -> the addresses that host-local holds for it."""
+        """Sandbox id -> the addresses that host-local holds for it; "": it has made the file and not yet said for whom."""
         found: dict[str, list[str]] = {}
         directory = self.path / "ipam" / "pods"
         for file in directory.glob("[0-9]*") if directory.exists() else ():
             with suppress(FileNotFoundError):
-                found.setdefault(file.read_text().split()[0], []).append(file.name)
+                found.setdefault((file.read_text().split() or [""])[0], []).append(file.name)
         return found
 
     def inside(self, netns: str) -> list[str]:
