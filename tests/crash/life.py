@@ -108,7 +108,8 @@ class Client:
 @dataclass
 class Life:
     """`stops`: the client ends the container; else it ends by itself with code 7. `shared`: the pod has an infra
-    process. Others may live beside it."""
+    process. `dies_tidying`: the daemon is killed in the tidying, which must not be overtaken by a removal. Others may live
+    beside it."""
 
     machine: Machine
     name: str
@@ -117,6 +118,7 @@ class Life:
     whole_times: bool = True
     shared: bool = False
     host_port: int = 0
+    dies_tidying: bool = False
     sandbox_id: str = ""
     container_id: str = ""
     address: str = ""
@@ -239,7 +241,8 @@ class Life:
     def _tidied(self) -> bool:
         """Asks the daemon too, so that its death is met."""
         self.client.status(self.container_id)
-        return not (self.machine.run / "runc" / self.container_id).exists()
+        gone = not (self.machine.run / "runc" / self.container_id).exists()
+        return gone and (not self.dies_tidying or self.client.deaths > 0)
 
     def remove(self) -> None:
         call = self.client.call

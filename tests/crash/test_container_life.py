@@ -259,6 +259,7 @@ def die_in(stage: Stage, program: str, word: str, mode: str, stops: bool, shared
     with stage.clean(faulty=False) as machine:
         since = machine.records()[-1].seq
         life = Life(machine, "middle", stops, shared=shared, host_port=PORT if program in PROGRAMS else 0)
+        life.dies_tidying = (program, word) == ("runc", "delete")
         plan = machine.plan(program, word, mode)
         life.live()
         assert not plan.exists(), "the program was not called so"
