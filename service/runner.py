@@ -18,14 +18,12 @@ from domain.due import Due, due
 from domain.node import Node
 from domain.records import Cause
 from service.ports import Clock
+from service.rooms import Rooms
 
 log = logging.getLogger("daybook.effects")
 
 BACKOFF_FIRST_S = 0.2
 BACKOFF_MAX_S = 30.0
-TASK_EFFECTS_MAX = 32
-"""Effects that start processes of the runtime at the same time; more wait their turn."""
-
 Report = Callable[[c.Command], Awaitable[None]]
 Handler = Callable[[f.Effect | f.Watch, Report], Awaitable[None]]
 """Runs one effect and reports its outcome. Raises a Failure where that has no outcome event."""
@@ -81,7 +79,7 @@ class Runner:
         self._seq: dict[str, int] = {}
         self._closed = False
         self._background: set[asyncio.Task[None]] = set()
-        self._room = asyncio.Semaphore(TASK_EFFECTS_MAX)
+        self._rooms = Rooms(node)
         self.last_error: dict[str, str] = {}
         self.failures = 0
 
@@ -220,10 +218,7 @@ class Runner:
         self._match(key)
 
     async def _handle_in_turn(self, what: f.Effect, report: Report) -> None:
-        if isinstance(what, f.StopTask | f.PullImage):
-            await self._handle(what, report)
-            return
-        async with self._room:
+        async with self._rooms.place(what):
             await self._handle(what, report)
 
     async def _run_watch(self, key: str, slot: _Slot, what: f.Watch) -> None:
