@@ -19,6 +19,7 @@ from domain.node import Node
 from domain.records import Cause
 from service.ports import Clock
 from service.rooms import Rooms
+from service.unforeseen import told
 
 log = logging.getLogger("daybook.effects")
 
@@ -201,9 +202,9 @@ class Runner:
         except errors.DaybookError as error:
             failed = True
             self._note_failure(key, what, error.text)
-        except Exception:
+        except Exception as error:
             failed = True
-            self._note_failure(key, what, "unforeseen", exc_info=True)
+            self._note_failure(key, what, told(error))
         finally:
             slot.effect = None
         self._after_effect(key, slot, what, failed)
@@ -228,9 +229,9 @@ class Runner:
         except asyncio.CancelledError:
             if self._closed:
                 raise
-        except Exception:
+        except Exception as error:
             failed = True
-            self._note_failure(key, what, "watch ended", exc_info=True)
+            self._note_failure(key, what, error.text if isinstance(error, errors.DaybookError) else told(error))
         finally:
             slot.watch = None
         if failed:
@@ -246,10 +247,10 @@ class Runner:
         cause = Cause(kind, type(running.what).__name__, led_by=self._seq.get(key, 0))
         await asyncio.shield(asyncio.ensure_future(self._report(command, cause)))
 
-    def _note_failure(self, key: str, what: object, text: str, exc_info: bool = False) -> None:
+    def _note_failure(self, key: str, what: object, text: str) -> None:
         self.failures += 1
         self.last_error[key] = text
-        log.warning("%s of %s failed: %s", type(what).__name__, key, text, exc_info=exc_info)
+        log.warning("%s of %s failed: %s", type(what).__name__, key, text)
 
     def _retry_later(self, key: str, slot: _Slot) -> None:
         delay = min(BACKOFF_FIRST_S * 2**slot.attempts, BACKOFF_MAX_S)

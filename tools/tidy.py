@@ -33,6 +33,8 @@ CATCHES_ALL: Mapping[tuple[str, str], str] = {
     ("adapters/network/threads.py", "body"):    "a thread hands its error to the loop that waits for it",
     ("adapters/oci/threads.py", "work"):        "a thread hands its error to the loop that waits for it",
     ("service/daemon.py", "_every"):            "a routine that fails is told and tried again at its next turn",
+    ("service/handlers.py", "handle"):          "an unforeseen error of an effect that can fail is told as its failure",
+    ("service/handlers.py", "_not_released"):   "a stop must end, whatever a plugin answered",
     ("service/runner.py", "_run_effect"):       "the lane: an unforeseen error of one effect must not end the daemon",
     ("service/runner.py", "_run_watch"):        "the lane: as above, and the watch begins anew",
 }
