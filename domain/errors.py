@@ -97,9 +97,16 @@ class DiskFull(StorageFailed):
     """The file system has no room (or no inode, or the quota is used up) for what the effect had to write."""
 
 
-FAILURES: dict[str, type[Failure]] = {
+class Unforeseen(Failure):
+    """An effect met an error that nobody foresaw: a fault of Daybook. Told by its place, the rest is in its log."""
+
+
+FAILURES: dict[str, type[DaybookError]] = {
     kind.__name__: kind
     for kind in (
+        InvalidRequest,
+        Busy,
+        Unsupported,
         TimedOut,
         Cancelled,
         RegistryUnavailable,
@@ -109,11 +116,14 @@ FAILURES: dict[str, type[Failure]] = {
         NetworkFailed,
         StorageFailed,
         DiskFull,
+        Unforeseen,
     )
 }
-"""Failures by the name under which an event records them."""
+"""By the name under which an event records why an effect failed. A refusal among them came too late to be one: only
+the effect could see that the request cannot be right, or that there is no room.
+"""
 
 
-def failure(kind: str, text: str) -> Failure:
+def failure(kind: str, text: str) -> DaybookError:
     """The failure that an event recorded; an unknown name (an older log) becomes RuntimeFailed."""
     return FAILURES.get(kind, RuntimeFailed)(text)

@@ -5,6 +5,7 @@ that failed or timed out is not believed: the world is looked at, and what it sa
 """
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
@@ -20,6 +21,9 @@ from domain.records import Evidence, Process
 from domain.sandbox import Sandbox
 from service.ports import Attached, Clock, EventLog, Images, Network, Sandboxes, Secrets, TaskExit, Tasks
 from service.runner import Report
+from service.unforeseen import place, told
+
+log = logging.getLogger("daybook.effects")
 
 # fmt: off
 LIMIT_S: Mapping[type, float] = {
@@ -98,7 +102,32 @@ class Handlers:
         }
 
     async def handle(self, what: f.Effect | f.Watch, report: Report) -> None:
-        await self._table[type(what)](what, report)
+        """An error that nobody foresaw ends an effect that can fail, as any other error does: who asked for it has an
+        answer, and what was made is undone. Effects that can only succeed are the runner's to repeat.
+        """
+        try:
+            await self._table[type(what)](what, report)
+        except errors.DaybookError:
+            raise
+        except Exception as error:
+            failed = self._failed(what, errors.Unforeseen(place(error)))
+            if failed is None:
+                raise
+            log.error("%s: %s", type(what).__name__, told(error))
+            await report(failed)
+
+    def _failed(self, what: f.Effect | f.Watch, error: errors.DaybookError) -> c.Command | None:
+        """The report of a failure; None where the effect has no such outcome."""
+        match what:
+            case f.CreateTask():
+                return c.RecordCreateFailed(what.container_id, *named(error))
+            case f.StartTask():
+                return self._start_as_seen(self._node.containers[what.container_id], error)
+            case f.SetUpSandbox():
+                return c.RecordRunFailed(what.sandbox_id, *named(error))
+            case f.PullImage():
+                return c.RecordPullFailed(what.reference, *named(error), what.access)
+        return None
 
     def _mark(self) -> dict[str, Any]:
         """What the owner mark beside a bundle says: this log, at least this far."""
@@ -242,6 +271,10 @@ class Handlers:
             await self._network.delete(sandbox_id, self._sandboxes.netns(sandbox_id))
         except errors.DaybookError as error:
             return error.text
+        except Exception as error:
+            # A stop must come to its end, whatever a plugin answered: this is a failed DEL like others.
+            log.error("DEL of sandbox %s: %s", sandbox_id, told(error))
+            return place(error)
         return ""
 
     async def _tear_down_sandbox(self, what: f.TearDownSandbox, report: Report) -> None:

@@ -18,14 +18,13 @@ from domain.due import Due, due
 from domain.node import Node
 from domain.records import Cause
 from service.ports import Clock
+from service.rooms import Rooms
+from service.unforeseen import told
 
 log = logging.getLogger("daybook.effects")
 
 BACKOFF_FIRST_S = 0.2
 BACKOFF_MAX_S = 30.0
-TASK_EFFECTS_MAX = 32
-"""Effects that start processes of the runtime at the same time; more wait their turn."""
-
 Report = Callable[[c.Command], Awaitable[None]]
 Handler = Callable[[f.Effect | f.Watch, Report], Awaitable[None]]
 """Runs one effect and reports its outcome. Raises a Failure where that has no outcome event."""
@@ -81,7 +80,7 @@ class Runner:
         self._seq: dict[str, int] = {}
         self._closed = False
         self._background: set[asyncio.Task[None]] = set()
-        self._room = asyncio.Semaphore(TASK_EFFECTS_MAX)
+        self._rooms = Rooms(node)
         self.last_error: dict[str, str] = {}
         self.failures = 0
 
@@ -203,9 +202,9 @@ class Runner:
         except errors.DaybookError as error:
             failed = True
             self._note_failure(key, what, error.text)
-        except Exception:
+        except Exception as error:
             failed = True
-            self._note_failure(key, what, "unforeseen", exc_info=True)
+            self._note_failure(key, what, told(error))
         finally:
             slot.effect = None
         self._after_effect(key, slot, what, failed)
@@ -220,10 +219,7 @@ class Runner:
         self._match(key)
 
     async def _handle_in_turn(self, what: f.Effect, report: Report) -> None:
-        if isinstance(what, f.StopTask | f.PullImage):
-            await self._handle(what, report)
-            return
-        async with self._room:
+        async with self._rooms.place(what):
             await self._handle(what, report)
 
     async def _run_watch(self, key: str, slot: _Slot, what: f.Watch) -> None:
@@ -233,9 +229,9 @@ class Runner:
         except asyncio.CancelledError:
             if self._closed:
                 raise
-        except Exception:
+        except Exception as error:
             failed = True
-            self._note_failure(key, what, "watch ended", exc_info=True)
+            self._note_failure(key, what, error.text if isinstance(error, errors.DaybookError) else told(error))
         finally:
             slot.watch = None
         if failed:
@@ -251,10 +247,10 @@ class Runner:
         cause = Cause(kind, type(running.what).__name__, led_by=self._seq.get(key, 0))
         await asyncio.shield(asyncio.ensure_future(self._report(command, cause)))
 
-    def _note_failure(self, key: str, what: object, text: str, exc_info: bool = False) -> None:
+    def _note_failure(self, key: str, what: object, text: str) -> None:
         self.failures += 1
         self.last_error[key] = text
-        log.warning("%s of %s failed: %s", type(what).__name__, key, text, exc_info=exc_info)
+        log.warning("%s of %s failed: %s", type(what).__name__, key, text)
 
     def _retry_later(self, key: str, slot: _Slot) -> None:
         delay = min(BACKOFF_FIRST_S * 2**slot.attempts, BACKOFF_MAX_S)

@@ -30,9 +30,13 @@ CATCHES_ALL: Mapping[tuple[str, str], str] = {
     ("adapters/log/checkpoint.py", "unpack"):   "as in codec",
     ("adapters/log/writer.py", "_transact"):        "the writer thread must tell its waiters, whatever ended it",
     ("adapters/images/threads.py", "body"):     "a thread hands its error to the loop that waits for it",
+    ("adapters/network/watcher.py", "_look_now"): "a look that fails must not be the last one",
+    ("adapters/network/watcher.py", "_asked"):  "as above",
     ("adapters/network/threads.py", "body"):    "a thread hands its error to the loop that waits for it",
     ("adapters/oci/threads.py", "work"):        "a thread hands its error to the loop that waits for it",
     ("service/daemon.py", "_every"):            "a routine that fails is told and tried again at its next turn",
+    ("service/handlers.py", "handle"):          "an unforeseen error of an effect that can fail is told as its failure",
+    ("service/handlers.py", "_not_released"):   "a stop must end, whatever a plugin answered",
     ("service/runner.py", "_run_effect"):       "the lane: an unforeseen error of one effect must not end the daemon",
     ("service/runner.py", "_run_watch"):        "the lane: as above, and the watch begins anew",
 }

@@ -6,6 +6,7 @@ from adapters.cri import execs, info, lookup, views
 from adapters.cri.lists import Lists
 from adapters.cri.options import CRI_VERSION, RUNTIME_NAME, Options
 from adapters.cri.port import Api, Condition
+from adapters.cri.status import bounded
 from domain import commands as c
 from domain import container as containers
 from domain import errors
@@ -152,7 +153,7 @@ class RuntimeService:
 
 
 def _condition(kind: str, known: Condition) -> Any:
-    return pb.RuntimeCondition(type=kind, status=known.ok, reason=known.reason, message=known.message)
+    return pb.RuntimeCondition(type=kind, status=known.ok, reason=known.reason, message=bounded(known.message))
 
 
 def _not_shown(key: str, held: Any) -> errors.DaybookError:

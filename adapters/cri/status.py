@@ -31,6 +31,7 @@ CODES: Mapping[type[DaybookError], grpc.StatusCode] = {
     errors.NetworkFailed:       grpc.StatusCode.INTERNAL,
     errors.StorageFailed:       grpc.StatusCode.INTERNAL,
     errors.DiskFull:            grpc.StatusCode.RESOURCE_EXHAUSTED,
+    errors.Unforeseen:          grpc.StatusCode.INTERNAL,
 }
 # fmt: on
 

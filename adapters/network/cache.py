@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from adapters.network.capabilities import Arguments
-from adapters.network.conf import BadConfig, NetworkConfig, from_list, json_object
+from adapters.network.conf import DEPTH_MAX, BadConfig, NetworkConfig, from_list, json_object
 from adapters.network.result import INTERFACE
 from domain.errors import NetworkFailed
 from domain.observations import Mark
@@ -21,6 +21,8 @@ from domain.observations import Mark
 KIND = "cniCacheV1"
 HALF = ".new"
 ENTRY_MAX = 4 << 20
+ENTRY_DEPTH = DEPTH_MAX + 8
+"""What a file or a plugin said, with what an entry has around it."""
 FILE = re.compile(rf"(?P<network>[A-Za-z0-9][A-Za-z0-9_.-]{{0,149}})-(?P<id>[0-9a-f]{{64}})-{INTERFACE}")
 SANDBOX_ID = re.compile(r"[0-9a-f]{64}")
 
@@ -164,7 +166,7 @@ def _replace(path: str, data: bytes, durable: bool) -> None:
 
 def _decoded(data: bytes) -> Entry:
     """Raises ValueError."""
-    raw = json_object(data, ENTRY_MAX)
+    raw = json_object(data, ENTRY_MAX, ENTRY_DEPTH)
     if raw.get("kind") != KIND or raw.get("ifName") != INTERFACE:
         raise BadConfig(f"it is no {KIND} of {INTERFACE}")
     config, netns, container_id = raw.get("config"), raw.get("netns", ""), raw.get("containerId")
@@ -173,7 +175,7 @@ def _decoded(data: bytes) -> Entry:
     result, capability_args = raw.get("result"), raw.get("capabilityArgs") or {}
     if not isinstance(capability_args, dict) or not (result is None or isinstance(result, dict)):
         raise BadConfig("a key is not an object")
-    network = from_list(json_object(base64.b64decode(config, validate=True)))
+    network = from_list(json_object(base64.b64decode(config, validate=True), ENTRY_MAX, ENTRY_DEPTH))
     return Entry(container_id, network, netns, _arguments(raw.get("cniArgs")), capability_args, result, mark_of(raw))
 
 

@@ -22,6 +22,8 @@ EXTENSIONS = (".conf", ".conflist", ".json")
 FILE_MAX = 1 << 20
 FILES_MAX = 256
 PLUGINS_MAX = 32
+DEPTH_MAX = 64
+"""Brackets within brackets. What is read is written again, inside of something: that must not fail then."""
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,149}")
 """libcni's grammar, bounded: the name is part of a file name in the cache."""
 PLAIN_FILE = re.compile(r"[^/\x00-\x1f\x7f]{1,200}")
@@ -89,11 +91,16 @@ def load(conf_dir: str, bin_dirs: Sequence[str]) -> Loaded:
         try:
             network = from_file(os.path.join(conf_dir, name))
         except BadConfig as error:
-            skipped.append(f"{name}: {error}")
+            skipped.append(printable(f"{name}: {error}"))
             continue
-        return Loaded(network, missing(network, bin_dirs), tuple(skipped))
+        return Loaded(network, printable(missing(network, bin_dirs)), tuple(skipped))
     bad = f": {'; '.join(skipped)}" if skipped else ""
     return Loaded(problem=f"no usable CNI configuration in {conf_dir}{bad}"[:2000], skipped=tuple(skipped))
+
+
+def printable(text: str) -> str:
+    """For a log, a terminal or a message: names of files and strings of JSON need not be Unicode."""
+    return "".join(char if char.isprintable() else "?" for char in text)
 
 
 def conf_files(directory: str, extensions: Sequence[str] = EXTENSIONS) -> list[str]:
@@ -156,8 +163,8 @@ def read_object(path: str) -> dict[str, Any]:
     return json_object(data)
 
 
-def json_object(data: bytes, limit: int = FILE_MAX) -> dict[str, Any]:
-    """Raises BadConfig for anything but one JSON object of at most so many bytes."""
+def json_object(data: bytes, limit: int = FILE_MAX, depth: int = DEPTH_MAX) -> dict[str, Any]:
+    """Raises BadConfig for anything but one JSON object of at most so many bytes, nested no deeper than `depth`."""
     if len(data) > limit:
         raise BadConfig(f"it has more than {limit} bytes")
     try:
@@ -168,7 +175,20 @@ def json_object(data: bytes, limit: int = FILE_MAX) -> dict[str, Any]:
         raise BadConfig(f"it is not JSON: {error}"[:200]) from None
     if not isinstance(found, dict):
         raise BadConfig("it is not a JSON object")
+    # Most have fewer brackets in all than may be nested.
+    if data.count(b"{") + data.count(b"[") > depth and not _is_flat(found, depth):
+        raise BadConfig("it is nested too deeply")
     return found
+
+
+def _is_flat(value: object, depth: int) -> bool:
+    level = [value]
+    for _ in range(depth):
+        inner = [each for one in level for each in (one.values() if isinstance(one, dict) else one)]  # type: ignore[attr-defined]
+        level = [each for each in inner if isinstance(each, dict | list)]
+        if not level:
+            return True
+    return False
 
 
 def _not_json(name: str) -> None:

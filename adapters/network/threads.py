@@ -14,22 +14,28 @@ T = TypeVar("T")
 
 
 class Threads:
-    """At most `limit` calls at work or hanging."""
+    """At most `limit` calls at work or hanging; the next ones wait for a place, first come first served."""
 
     def __init__(self, limit: int = 32, limit_s: float = 30.0) -> None:
-        self._free = limit
+        self._places = asyncio.Semaphore(limit)
         self._limit_s = limit_s
 
     async def call(self, function: Callable[..., T], *given: Any) -> T:
         """The function's result or error. A cancelled caller still waits, within the limit: nothing runs unseen.
 
-        Raises Busy where too many threads are at work, TimedOut where this one does not come back.
+        Raises Busy where no place comes free within the limit, TimedOut where this call does not come back.
         """
-        if self._free <= 0:
-            raise Busy("too many operations on network files are running")
-        self._free -= 1
+        try:
+            async with asyncio.timeout(self._limit_s):
+                await self._places.acquire()
+        except TimeoutError:
+            raise Busy("too many operations on network files are running") from None
         future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
-        self._start(future, function, given)
+        try:
+            self._start(future, function, given)
+        except RuntimeError:
+            self._places.release()
+            raise Busy("the system starts no more threads for the daemon") from None
         await _settled(future, self._limit_s)
         if not future.done():
             future.cancel()
@@ -40,7 +46,7 @@ class Threads:
         loop = future.get_loop()
 
         def tell(result: Any, error: BaseException | None) -> None:
-            self._free += 1
+            self._places.release()
             if future.done():
                 return
             if error is None:

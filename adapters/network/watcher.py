@@ -158,6 +158,8 @@ class Watcher:
             loaded = await self._look()
         except DaybookError as error:
             loaded = Loaded(problem=error.text)
+        except Exception as error:
+            loaded = Loaded(problem=unforeseen(error))
         if loaded.skipped != self.loaded.skipped:
             for each in loaded.skipped:
                 _log.warning("CNI configuration %s", each)
@@ -170,8 +172,16 @@ class Watcher:
             return await self._status(self.loaded)
         except DaybookError as error:
             return error.text
+        except Exception as error:
+            return unforeseen(error)
 
     def _tell(self, problem: str) -> None:
         if problem != self.problem:
             _log.info("pod network: %s", problem or "ready")
         self.problem = problem
+
+
+def unforeseen(error: Exception) -> str:
+    """For the network's condition: no look may be the last one."""
+    _log.error("the CNI configuration could not be looked at", exc_info=error)
+    return f"the CNI configuration could not be looked at ({type(error).__name__}, see daybook's log)"

@@ -16,24 +16,33 @@ Outcome = tuple[T | None, BaseException | None]
 
 
 class Threads:
-    """At most `limit` calls at work or hanging. `hanging` counts the abandoned ones that have not come back."""
+    """At most `limit` calls at work or hanging; the next ones wait for a place, first come first served.
+
+    `hanging` counts the abandoned ones that have not come back.
+    """
 
     def __init__(self, limit: int = 64, limit_s: float = 30.0) -> None:
         self.hanging = 0
-        self._free = limit
+        self._places = asyncio.Semaphore(limit)
         self._limit_s = limit_s
 
     async def call(self, function: Callable[..., T], *args: object) -> T:
         """The function's result. A cancelled caller still waits for the thread (within the limit): nothing runs unseen.
 
-        Raises Busy where too many threads are at work, TimedOut where this one does not come back, StorageFailed for
-        any OSError.
+        Raises Busy where no place comes free within the limit, TimedOut where this call does not come back,
+        StorageFailed for any OSError.
         """
-        if self._free <= 0:
-            raise Busy(f"too many file operations are running ({self.hanging} hang)")
-        self._free -= 1
+        try:
+            async with asyncio.timeout(self._limit_s):
+                await self._places.acquire()
+        except TimeoutError:
+            raise Busy(f"too many file operations are running ({self.hanging} hang)") from None
         future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
-        self._start(future, function, args)
+        try:
+            self._start(future, function, args)
+        except RuntimeError:
+            self._places.release()
+            raise Busy("the system starts no more threads for the daemon") from None
         try:
             await settled(future, self._limit_s)
         finally:
@@ -51,7 +60,7 @@ class Threads:
         loop = future.get_loop()
 
         def tell(outcome: Outcome[T]) -> None:
-            self._free += 1
+            self._places.release()
             result, error = outcome
             if future.done():
                 self.hanging -= 1

@@ -291,6 +291,9 @@ def test_status(ask: Client, running: Served) -> None:
     status = ask("Status", verbose=True)
     assert status.status.conditions[1].reason == "NoConfig"
     assert '"sequence"' in status.info["info"]
+    running.api.shown.network = FakeCondition(False, "NoConfig", "\udcff.conflist " + "x" * 9000)
+    said = ask("Status").status.conditions[1].message
+    assert said.startswith("?.conflist x") and len(said) < 3000
 
 
 @pytest.mark.parametrize("there", [True, False])

@@ -299,6 +299,86 @@ async def test_an_infra_process_that_ends_is_the_death_of_its_sandbox() -> None:
     assert await watching == [c.RecordSandboxDied(b.BOX, "its infra process ended")]
 
 
+# --- errors that nobody foresaw --------------------------------------------------------------------------------------
+
+BUG = ValueError("hunter2")
+"""Its text quotes a secret, as the text of a foreign error may."""
+
+
+def a_bug_as(told: c.Command, record: type) -> None:
+    assert type(told) is record
+    assert told.error == "Unforeseen" and told.text.startswith("unforeseen ValueError at ")  # type: ignore[attr-defined]
+    assert "hunter2" not in told.text  # type: ignore[attr-defined]
+
+
+@virtual
+async def test_a_bug_in_a_create_is_a_failed_create(caplog: pytest.LogCaptureFixture) -> None:
+    table = await bench()
+    table.world.at("create.runtime", BUG)
+    (told,) = await table.do(f.CreateTask(b.CON))
+    a_bug_as(told, c.RecordCreateFailed)
+    assert "CreateTask: unforeseen ValueError at " in caplog.text and "hunter2" not in caplog.text
+
+
+@virtual
+async def test_a_bug_in_a_start_is_what_the_world_shows() -> None:
+    table = await bench(b.S.STARTING)
+    table.world.at("start.before", BUG)
+    (told,) = await table.do(f.StartTask(b.CON))
+    a_bug_as(told, c.RecordStartFailed)
+
+
+@virtual
+async def test_a_bug_after_a_start_is_a_start() -> None:
+    table = await bench(b.S.STARTING)
+    table.world.at("start.after", BUG)
+    (told,) = await table.do(f.StartTask(b.CON))
+    assert isinstance(told, c.RecordStarted)
+
+
+@virtual
+async def test_a_bug_in_a_set_up_is_a_failed_run_and_leaves_nothing() -> None:
+    desk = Desk().put(b.BOX_KEY, b.run_requested())
+    table = Bench(desk)
+    table.world.at("net.add.allocated", BUG)
+    (told,) = await table.do(f.SetUpSandbox(b.BOX))
+    a_bug_as(told, c.RecordRunFailed)
+    await table.do(f.ReleaseNetwork(b.BOX))
+    await table.do(f.RemoveSandbox(b.BOX))
+    assert not table.net.leftovers() and not table.world.pods and not desk.node.sandboxes
+
+
+@virtual
+async def test_a_bug_in_a_pull_is_a_failed_pull() -> None:
+    table = pulling()
+
+    async def pull(*given: Any, **more: Any) -> Any:
+        raise BUG
+
+    table.images.pull = pull  # type: ignore[method-assign]
+    (told,) = await table.do(f.PullImage(b.REF, ""))
+    a_bug_as(told, c.RecordPullFailed)
+
+
+@virtual
+async def test_a_bug_in_del_is_a_leak_and_the_stop_goes_on() -> None:
+    desk = Desk().put(b.BOX_KEY, b.run_requested())
+    table = Bench(desk)
+    await table.do(f.SetUpSandbox(b.BOX))
+    desk.put(b.BOX_KEY, e.SandboxStopRequested())
+    table.world.at("net.del.before", *[BUG] * RELEASE_TRIES)
+    (told,) = await table.do(f.ReleaseNetwork(b.BOX))
+    assert isinstance(told, c.RecordNetworkLeaked) and told.text.startswith("unforeseen ValueError at ")
+
+
+@virtual
+async def test_a_bug_in_what_can_only_succeed_is_the_runners() -> None:
+    table = await bench(b.S.RUNNING)
+    table.world.at("remove.kill", BUG)
+    with pytest.raises(ValueError, match="hunter2"):
+        await table.do(f.UndoTask(b.CON))
+
+
 # --- sandboxes -------------------------------------------------------------------------------------------------------
 
 

@@ -11,7 +11,8 @@ from domain import effects as f
 from domain import events as e
 from domain.errors import Busy, RuntimeFailed, StorageFailed
 from domain.records import Evidence
-from service.runner import BACKOFF_MAX_S, TASK_EFFECTS_MAX, Report
+from service.rooms import PLACES
+from service.runner import BACKOFF_MAX_S, Report
 from tests.unit.domain import builders as b
 from tests.unit.service.desk import Desk, Stand, turns, virtual
 
@@ -308,7 +309,7 @@ async def test_a_watch_replaced_in_its_pause_is_set_again() -> None:
 async def test_effects_that_start_processes_are_bounded_and_others_are_not() -> None:
     desk = Desk().with_box()
     keys = []
-    for number in range(TASK_EFFECTS_MAX + 3):
+    for number in range(PLACES["runtime"] + 3):
         keys.append(e.container_key(f"c{number}"))
         desk.put(keys[-1], b.create_requested(name=f"k{number}"))
     desk.put("image/pulled", e.ImagePullRequested())
@@ -316,7 +317,7 @@ async def test_effects_that_start_processes_are_bounded_and_others_are_not() -> 
     stand = Stand(desk, effects)
     stand.runner.kick([*keys, "image/pulled"])
     await turns()
-    assert effects.noted.count("CreateTask") == TASK_EFFECTS_MAX
+    assert effects.noted.count("CreateTask") == PLACES["runtime"]
     assert effects.noted.count("PullImage") == 1
 
 

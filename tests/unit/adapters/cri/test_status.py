@@ -28,6 +28,7 @@ EXPECTED = {
     "NetworkFailed": C.INTERNAL,
     "StorageFailed": C.INTERNAL,
     "DiskFull": C.RESOURCE_EXHAUSTED,
+    "Unforeseen": C.INTERNAL,
 }
 
 

@@ -7,7 +7,17 @@ from typing import Any
 
 import pytest
 
-from adapters.network.conf import FILE_MAX, VERSIONS, BadConfig, Loaded, NetworkConfig, from_file, json_object, load
+from adapters.network.conf import (
+    DEPTH_MAX,
+    FILE_MAX,
+    VERSIONS,
+    BadConfig,
+    Loaded,
+    NetworkConfig,
+    from_file,
+    json_object,
+    load,
+)
 
 PLUGIN = {"type": "bridge"}
 
@@ -167,3 +177,28 @@ def test_who_is_asked_for_status() -> None:
 
 def load_version(version: str) -> Loaded:
     return Loaded(NetworkConfig("n", version, ({"type": "a"},)))
+
+
+def nested(depth: int, item: str = "") -> bytes:
+    if item:
+        return b'{"x":' + b"[" * (depth - 1) + b"]" * (depth - 1) + b"}"
+    return b'{"x":' * depth + b"1" + b"}" * depth
+
+
+@pytest.mark.parametrize("item", ["", "list"])
+def test_nesting_is_bounded(item: str) -> None:
+    assert json_object(nested(DEPTH_MAX, item))
+    for depth in (DEPTH_MAX + 1, 900, 100_000):
+        with pytest.raises(BadConfig, match="nested too deeply"):
+            json_object(nested(depth, item))
+    many = {"x": [[] for _ in range(10 * DEPTH_MAX)]}
+    assert json_object(json.dumps(many).encode()) == many
+
+
+def test_names_and_strings_that_are_not_unicode_can_be_told(tmp_path: Path) -> None:
+    for name, value in ((b"\xff.conflist", network(cniVersion="\ud800")), (b"y.conflist", network(name="\x1b[2J"))):
+        Path(os.fsdecode(os.fsencode(tmp_path) + b"/" + name)).write_text(json.dumps(value))
+    found = load(str(tmp_path), [])
+    assert found.problem.encode().isascii() and found.problem.isprintable() and "?.conflist" in found.problem
+    put(tmp_path, "00.conflist", network(plugins=[{"type": "a", "ipam": {"type": "\ud800"}}]))
+    assert "CNI plugins a, ? not found" in load(str(tmp_path), []).problem

@@ -162,6 +162,31 @@ def test_status_is_kept_and_failures_are_told() -> None:
     asyncio.run(asyncio.wait_for(whole(), 20))
 
 
+def test_no_look_is_the_last_one() -> None:
+    """A fault of ours while looking or asking is told, and the next look comes all the same."""
+
+    async def whole() -> None:
+        good = Loaded(NetworkConfig("n", "1.1.0", ()))
+        looks: list[Any] = [good, ValueError("a bug"), good, good]
+        answers: list[Any] = ["", KeyError("another"), ""]
+
+        async def next_of(queue: list[Any]) -> Any:
+            found = queue.pop(0)
+            if isinstance(found, Exception):
+                raise found
+            return found
+
+        watcher = Watcher(["/"], lambda: next_of(looks), lambda _: next_of(answers), 600)
+        await watcher.start()
+        for told in ("ValueError", "KeyError", ""):
+            watcher.wake()
+            await watcher.looked()
+            assert told in watcher.problem and bool(told) == bool(watcher.problem)
+        await watcher.close()
+
+    asyncio.run(asyncio.wait_for(whole(), 20))
+
+
 def test_close_gives_everything_back(tmp_path: Path) -> None:
     async def body() -> None:
         for _ in range(3):
