@@ -250,6 +250,7 @@ class Handlers:
         if what.leaked:
             async with limit(what):
                 await self._network.delete(what.sandbox_id, self._sandboxes.netns(what.sandbox_id))
+                await self._sandboxes.tear_down(what.sandbox_id)
             await report(c.RecordNetworkReleased(what.sandbox_id))
             return
         tries, why = 0, ""
@@ -279,7 +280,9 @@ class Handlers:
 
     async def _tear_down_sandbox(self, what: f.TearDownSandbox, report: Report) -> None:
         async with limit(what):
-            await self._sandboxes.tear_down(what.sandbox_id)
+            # Without the namespace a late DEL frees the address, but bridge and portmap leave their rules behind.
+            leaked = self._node.sandboxes[what.sandbox_id].held
+            await self._sandboxes.tear_down(what.sandbox_id, keep_network=leaked)
         await report(c.RecordSandboxStopped(what.sandbox_id))
 
     async def _remove_sandbox(self, what: f.RemoveSandbox, report: Report) -> None:

@@ -394,7 +394,7 @@ class FakeSandboxes:
         await world.step("set_up.answer")
         return pod.infra
 
-    async def tear_down(self, sandbox_id: str) -> None:
+    async def tear_down(self, sandbox_id: str, *, keep_network: bool = False) -> None:
         await self.world.step("tear_down.kill")
         pod = self.world.pods.get(sandbox_id)
         if pod is None:
@@ -402,7 +402,7 @@ class FakeSandboxes:
         pod.infra_alive = False
         self.world.changed()
         await self.world.step("tear_down.unpin")
-        pod.pinned, pod.infra = frozenset(), None
+        pod.pinned, pod.infra = pod.pinned & {"net"} if keep_network else frozenset(), None
 
     async def remove(self, sandbox_id: str) -> None:
         if sandbox_id not in self.world.pods:

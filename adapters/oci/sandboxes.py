@@ -7,7 +7,7 @@ catatonit's pause, straight under runc.
 import asyncio
 import os
 import signal
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -90,7 +90,7 @@ class Sandboxes:
             raise RuntimeFailed("the infra process has ended already")
         return infra
 
-    async def tear_down(self, sandbox_id: str) -> None:
+    async def tear_down(self, sandbox_id: str, *, keep_network: bool = False) -> None:
         """Ends the infra process, unpins the namespaces, unmounts /dev/shm. Idempotent; directories stay."""
         paths = self.layout.sandbox(sandbox_id)
         cgroup = _cgroup(paths)
@@ -101,7 +101,7 @@ class Sandboxes:
         if os.path.exists(paths.infra_state):
             with suppress(Failure):
                 await self._runtime.delete(sandbox_id)
-        await self._threads.call(_undo, paths, cgroup)
+        await self._threads.call(_undo, paths, cgroup, (paths.net,) if keep_network else ())
 
     async def _end(self, infra: Process | None) -> None:
         if infra is None or not process.send_signal(infra, signal.SIGKILL):
@@ -150,16 +150,19 @@ def make_shm(path: str) -> None:
     kernel.mount("shm", path, "tmpfs", SHM_FLAGS, SHM_OPTIONS)
 
 
-def _undo(paths: SandboxPaths, cgroup: str) -> None:
+def _undo(paths: SandboxPaths, cgroup: str, kept: Collection[str]) -> None:
     for point in kernel.mounts_below(paths.run):
+        if point in kept:
+            continue
         # Lazily: a container of the pod may still hold /dev/shm open for a moment.
         with suppress(OSError):
             kernel.unmount(point, kernel.MNT_DETACH | kernel.UMOUNT_NOFOLLOW)
-    stuck = next(iter(kernel.mounts_below(paths.run)), None)
+    stuck = next((point for point in kernel.mounts_below(paths.run) if point not in kept), None)
     if stuck is not None:
         raise StorageFailed(f"{stuck} is still mounted")
     for path in paths.pinned:
-        files.remove_file(path)
+        if path not in kept:
+            files.remove_file(path)
     files.remove_tree(paths.infra)
     files.remove_tree(paths.task)
     if cgroup and (left := cgroups.remove(cgroup)):

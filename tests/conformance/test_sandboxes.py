@@ -68,6 +68,18 @@ def lines(lab: Lab, container: Container) -> list[str]:
 
 
 @contract
+async def test_a_network_that_is_still_to_be_released_keeps_its_namespace(lab: Lab) -> None:
+    made = await pod(lab)
+    path = lab.sandboxes().netns(made.id)
+    for _ in range(2):
+        await lab.sandboxes().tear_down(made.id, keep_network=True)
+        assert lab.sandboxes().netns(made.id) == path != ""
+    await lab.sandboxes().tear_down(made.id)
+    assert lab.sandboxes().netns(made.id) == ""
+    await lab.sandboxes().remove(made.id)
+
+
+@contract
 async def test_only_a_pod_with_its_own_network_has_a_path_of_it(lab: Lab) -> None:
     own, hosts = await pod(lab), await pod(lab, replace(KUBELET, network=NODE))
     assert lab.sandboxes().netns(own.id)

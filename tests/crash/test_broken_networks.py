@@ -16,10 +16,10 @@ from domain import events as e
 from domain.records import Record
 from proto import api_pb2 as pb
 from tests.crash.life import Pod, refused
-from tests.crash.pod_network import Scripted
+from tests.crash.pod_network import Debian, Scripted
 from tests.crash.stage import Stage
 from tests.support.cni_lab import POOL
-from tests.support.daemon import Machine, until
+from tests.support.daemon import Machine, machine, until
 
 pytestmark = [pytest.mark.real, pytest.mark.slow]
 
@@ -202,6 +202,22 @@ def test_what_leaked_is_released_by_the_next_daemon(m: Machine) -> None:
         mend()
         released(m, pod)
         pod.ask("RemovePodSandbox", pod_sandbox_id=pod.sandbox_id)
+
+
+def test_the_rules_go_with_a_del_that_comes_late() -> None:
+    """Debian's bridge with masquerading: without the namespace it frees the address and leaves its chain for ever."""
+    with machine(config=CONFIG, network=Debian) as m:
+        m.start()
+        until(lambda: not_ready(m) == "", text="pods can be attached")
+        pod = Pod(m).run(network=pb.POD)
+        (m.lab.bin / "bridge").rename(m.lab.bin / "gone")
+        pod.ask("StopPodSandbox", pod_sandbox_id=pod.sandbox_id)
+        assert told_of(m, pod, e.SandboxNetworkLeaked) and m.lab.left()
+        (m.lab.bin / "gone").rename(m.lab.bin / "bridge")
+        until(lambda: told_of(m, pod, e.SandboxNetworkReleased), 40, "the release is on record")
+        assert not any(m.lab.left().values()), m.lab.left()
+        pod.ask("RemovePodSandbox", pod_sandbox_id=pod.sandbox_id)
+        m.await_clean()
 
 
 @pytest.mark.parametrize("restart", [False, True], ids=["same daemon", "next daemon"])

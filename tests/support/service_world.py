@@ -176,9 +176,9 @@ class NamedSandboxes(FakeSandboxes):
         subject.set(sandbox_id)
         return await super().set_up(sandbox_id, *rest)
 
-    async def tear_down(self, sandbox_id: str) -> None:
+    async def tear_down(self, sandbox_id: str, **how: Any) -> None:
         subject.set(sandbox_id)
-        await super().tear_down(sandbox_id)
+        await super().tear_down(sandbox_id, **how)
 
     async def wait_infra(self, sandbox: Sandbox) -> None:
         await super().wait_infra(sandbox)

@@ -491,12 +491,15 @@ async def test_a_leak_is_tried_once_at_a_time_in_the_background() -> None:
     desk = Desk().put(b.BOX_KEY, b.run_requested())
     table = Bench(desk)
     await table.do(f.SetUpSandbox(b.BOX))
-    desk.put(b.BOX_KEY, e.SandboxStopRequested(), e.SandboxNetworkLeaked(5, "no"), e.SandboxStopped())
+    desk.put(b.BOX_KEY, e.SandboxStopRequested(), e.SandboxNetworkLeaked(5, "no"))
+    await table.do(f.TearDownSandbox(b.BOX))
+    assert table.world.pods[b.BOX].pinned == {"net"}, "the DEL to come needs the namespace"
     table.world.at("net.del.before", NetworkFailed("still not"))
     with pytest.raises(NetworkFailed, match="still not"):
         await table.do(f.ReleaseNetwork(b.BOX, leaked=True))
     assert await table.do(f.ReleaseNetwork(b.BOX, leaked=True)) == [c.RecordNetworkReleased(b.BOX)]
     assert not table.net.leftovers() and not desk.node.sandboxes[b.BOX].leak
+    assert not table.world.pods[b.BOX].pinned
 
 
 # --- images ----------------------------------------------------------------------------------------------------------
