@@ -1,6 +1,7 @@
 """Running a plugin: bounded in time and output, and nothing left of one that was cut."""
 
 import asyncio
+import errno
 import os
 import signal
 from collections.abc import Coroutine
@@ -94,6 +95,24 @@ def test_no_descriptor_and_no_child_is_left() -> None:
                 await sh(script, limit_s=0.3)
             except TimedOut:
                 continue
+        assert sorted(os.listdir("/proc/self/fd")) == before
+        with pytest.raises(ChildProcessError):
+            os.waitpid(-1, os.WNOHANG)
+
+    wait(body())
+
+
+@pytest.mark.parametrize("name", ["pidfd_open", "memfd_create"])
+def test_without_a_descriptor_left_nothing_runs(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*given: Any) -> int:
+        raise OSError(errno.EMFILE, "")
+
+    async def body() -> None:
+        before = sorted(os.listdir("/proc/self/fd"))
+        with monkeypatch.context() as patch:
+            patch.setattr(os, name, refuse)
+            with pytest.raises(NetworkFailed, match="cannot run /bin/sh: Too many open files"):
+                await sh("sleep 100; exit")
         assert sorted(os.listdir("/proc/self/fd")) == before
         with pytest.raises(ChildProcessError):
             os.waitpid(-1, os.WNOHANG)
