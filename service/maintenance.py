@@ -3,16 +3,19 @@
 Each first says what it would do; nothing is done unless `really`.
 """
 
-from collections.abc import Awaitable, Callable, Sequence
-from functools import partial
+import asyncio
+from collections.abc import Sequence
 
 from domain import events as e
-from domain.errors import InvalidRequest, NotReady
+from domain.errors import DaybookError, InvalidRequest, NotReady
 from domain.fold import Replayed
 from domain.observations import World
 from domain.records import Cause, Draft
 from service.daemon import Ports
-from service.recovery import Observer, fence, remove_sandbox, replay
+from service.recovery import Observer, fence, replay
+
+AT_ONCE = 16
+"""Sandboxes that are removed at the same time: plugins that hang take a minute each."""
 
 
 async def adopt(ports: Ports, *, really: bool) -> list[str]:
@@ -28,7 +31,7 @@ async def adopt(ports: Ports, *, really: bool) -> list[str]:
     unknown = [(kind, name) for kind, name in _all(world) if name not in _known(replayed, kind)]
     lines += [f"end and remove {kind} {name}: this log does not know it" for kind, name in unknown]
     if really:
-        await _remove(ports, unknown)
+        lines += await _remove(ports, unknown)
         ports.mark.write(ports.log.log_id, head.seq)
         await _append(ports, replayed, e.NodeAdopted(why or ""), "adopt")
     return lines
@@ -40,11 +43,12 @@ async def purge(ports: Ports, *, really: bool) -> list[str]:
     every = _all(world)
     every += [("container", i) for i in replayed.node.containers if ("container", i) not in every]
     every += [("sandbox", i) for i in replayed.node.sandboxes if ("sandbox", i) not in every]
+    left: list[str] = []
     if really:
-        await _remove(ports, every)
+        left = await _remove(ports, every)
         await ports.images.clean()
     ended = [f"end and remove {kind} {name}" for kind, name in every]
-    return [*ended, "remove all images, the log and every other file below the data and run directories"]
+    return [*ended, *left, "remove all images, the log and every other file below the data and run directories"]
 
 
 async def release(ports: Ports, key: str, *, really: bool) -> list[str]:
@@ -54,12 +58,13 @@ async def release(ports: Ports, key: str, *, really: bool) -> list[str]:
     if held is None:
         known = ", ".join(sorted(replayed.node.quarantined)) or "none"
         raise InvalidRequest(f"cannot give up {key}: it is not quarantined; quarantined are: {known}")
+    lines = [f"give up {key} (record {held.seq} does not decode: {held.why}) and remove what it holds"]
     if really:
         kind, name = e.split_key(key)
         if kind in ("container", "sandbox"):
-            await _remove(ports, [(kind, name)])
+            lines += await _remove(ports, [(kind, name)])
         await _append(ports, replayed, e.QuarantineReleased(key), "purge")
-    return [f"give up {key} (record {held.seq} does not decode: {held.why}) and remove what it holds"]
+    return lines
 
 
 async def _look(ports: Ports) -> World:
@@ -80,15 +85,30 @@ def _known(replayed: Replayed, kind: str) -> set[str]:
     return held | set(node.containers if kind == "container" else node.sandboxes)
 
 
-async def _remove(ports: Ports, which: Sequence[tuple[str, str]]) -> None:
-    """Containers first: their sandboxes' namespaces are theirs too."""
-    by_kind: dict[str, Callable[[str], Awaitable[None]]] = {
-        "container": ports.tasks.remove,
-        "sandbox": partial(remove_sandbox, ports.network, ports.sandboxes),
-    }
-    for kind, name in sorted(which):
-        await by_kind[kind](name)
-        ports.secrets.remove(name)
+async def _remove(ports: Ports, which: Sequence[tuple[str, str]]) -> list[str]:
+    """Containers first: their sandboxes' namespaces are theirs too. Returns what is left, for a person to see to."""
+    for container in sorted(name for kind, name in which if kind == "container"):
+        await ports.tasks.remove(container)
+        ports.secrets.remove(container)
+    room = asyncio.Semaphore(AT_ONCE)
+    sandboxes = sorted(name for kind, name in which if kind == "sandbox")
+    left = await asyncio.gather(*(_remove_sandbox(ports, name, room) for name in sandboxes))
+    return [line for line in left if line]
+
+
+async def _remove_sandbox(ports: Ports, name: str, room: asyncio.Semaphore) -> str:
+    """A plugin that fails, or is not here any more, keeps nobody from clearing a machine: its address is told."""
+    told = ""
+    async with room:
+        try:
+            await ports.network.delete(name, ports.sandboxes.netns(name))
+        except DaybookError as error:
+            told = (
+                f"the network of sandbox {name} is not released, its plugins may still hold its address: {error.text}"
+            )
+        await ports.sandboxes.remove(name)
+    ports.secrets.remove(name)
+    return told
 
 
 async def _append(ports: Ports, replayed: Replayed, event: e.Event, what: str) -> None:

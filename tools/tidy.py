@@ -33,6 +33,7 @@ CATCHES_ALL: Mapping[tuple[str, str], str] = {
     ("adapters/network/watcher.py", "_look_now"): "a look that fails must not be the last one",
     ("adapters/network/watcher.py", "_asked"):  "as above",
     ("adapters/network/threads.py", "body"):    "a thread hands its error to the loop that waits for it",
+    ("adapters/oci/namespaces.py", "work"):    "a thread hands its error to the one that waits for it",
     ("adapters/oci/threads.py", "work"):        "a thread hands its error to the loop that waits for it",
     ("service/daemon.py", "_every"):            "a routine that fails is told and tried again at its next turn",
     ("service/handlers.py", "handle"):          "an unforeseen error of an effect that can fail is told as its failure",

@@ -19,7 +19,7 @@ from adapters.network.process import Late, end_strays
 from adapters.network.result import INTERFACE, Attached, BadResult
 from adapters.network.threads import Threads
 from adapters.network.watcher import Watcher
-from domain.errors import Failure, InvalidRequest, NetworkFailed
+from domain.errors import Failure, InvalidRequest, NetworkFailed, TimedOut
 from domain.observations import Mark
 from domain.sandbox import Sandbox
 
@@ -33,10 +33,16 @@ BIN_DIRS = ("/opt/cni/bin", "/usr/lib/cni")
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Seconds. `plugin_s`: one run; `chain_s`: all runs of one ADD, DEL, CHECK or GC; `poll_s`: between two looks."""
+    """Seconds. `plugin_s`: one run; `chain_s`: all runs of one ADD, DEL or CHECK; `poll_s`: between two looks.
+
+    GC keeps all others waiting, and a stop may not wait long: `gc_wait_s` until those under way have ended, `gc_s` for
+    all its runs.
+    """
 
     plugin_s: float = 60.0
     chain_s: float = 120.0
+    gc_wait_s: float = 5.0
+    gc_s: float = 30.0
     status_s: float = 10.0
     poll_s: float = 10.0
 
@@ -177,12 +183,13 @@ class CniNetwork:
     async def gc(self, valid: Collection[str]) -> None:
         """Lets the plugins free what belongs to no known attachment. What has a cache entry is known: DEL is for that.
 
-        Nothing else is attached or released meanwhile. Every plugin is asked; raises the first failure.
+        Nothing else is attached or released meanwhile (the specification wants it so). Every plugin is asked; raises
+        the first failure, and TimedOut where the others do not come to an end.
         """
         network = self.watcher.loaded.network
         if network is None or network.disable_gc or not network.speaks(FIRST_STATUS):
             return
-        async with self._gate.exclusive():
+        async with self._gate.exclusive(self._limits.gc_wait_s):
             known = sorted({*valid, *await self._threads.call(self._cache.ids)})
             attachments = [{"containerID": each, "ifname": INTERFACE} for each in known]
             # Both names: the specification's and the one that early plugins read.
@@ -191,7 +198,7 @@ class CniNetwork:
 
     async def _every(self, command: str, network: NetworkConfig, more: Mapping[str, Any]) -> None:
         failed: Failure | None = None
-        budget = self._budget()
+        budget = Budget(self._limits.gc_s, self._limits.plugin_s)
         for plugin in network.plugins:
             try:
                 await self._plugins.run(Step(command, network, plugin, more=more), budget.next_s())
@@ -251,11 +258,15 @@ class Gate:
             self._wake()
 
     @contextlib.asynccontextmanager
-    async def exclusive(self) -> AsyncIterator[None]:
+    async def exclusive(self, wait_s: float) -> AsyncIterator[None]:
+        """Raises TimedOut where the others stay for longer than it may wait."""
         self._waiting += 1
         try:
-            await self._until(lambda: not self._shared and not self._alone)
+            async with asyncio.timeout(wait_s):
+                await self._until(lambda: not self._shared and not self._alone)
             self._alone = True
+        except TimeoutError:
+            raise TimedOut(f"others are attached or released for more than {wait_s:g} s") from None
         finally:
             self._waiting -= 1
             self._wake()

@@ -60,12 +60,24 @@ class _Child:
     def __init__(self, argv: Sequence[str], env: Mapping[str, str], stdin: bytes) -> None:
         loop = asyncio.get_running_loop()
         self._process = _spawn(argv, env, stdin)
-        self._pidfd = os.pidfd_open(self._process.pid)
+        try:
+            self._pidfd = os.pidfd_open(self._process.pid)
+        except OSError as error:
+            self._give_up()
+            raise NetworkFailed(f"cannot run {argv[0]}: {os.strerror(error.errno or 0)}") from error
         self._over = False
         self.ended: asyncio.Future[None] = loop.create_future()
         assert self._process.stdout is not None and self._process.stderr is not None
         self._out, self._err = _Pipe(self._process.stdout.fileno()), _Pipe(self._process.stderr.fileno())
         loop.add_reader(self._pidfd, self._note_end)
+
+    def _give_up(self) -> None:
+        """Out of descriptors: what cannot be watched must not run."""
+        self._signal()
+        self._process.wait()
+        for file in (self._process.stdout, self._process.stderr):
+            if file is not None:
+                file.close()
 
     def _note_end(self) -> None:
         asyncio.get_running_loop().remove_reader(self._pidfd)
@@ -142,7 +154,10 @@ class _Pipe:
 
 def _spawn(argv: Sequence[str], env: Mapping[str, str], stdin: bytes) -> subprocess.Popen[bytes]:
     """The input is a file in memory: nobody has to feed a pipe, and a plugin that does not read blocks nobody."""
-    fd = os.memfd_create("cni", os.MFD_CLOEXEC)
+    try:
+        fd = os.memfd_create("cni", os.MFD_CLOEXEC)
+    except OSError as error:
+        raise NetworkFailed(f"cannot run {argv[0]}: {os.strerror(error.errno or 0)}") from error
     try:
         os.write(fd, stdin)
         os.lseek(fd, 0, os.SEEK_SET)

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from adapters.oci import kernel
 from domain.config import NamespaceMode, SandboxConfig
-from domain.errors import Failure, NetworkFailed
+from domain.errors import NetworkFailed
 from domain.sysctls import Setting
 
 FLAGS = {"ipc": kernel.CLONE_NEWIPC, "uts": kernel.CLONE_NEWUTS, "net": kernel.CLONE_NEWNET}
@@ -26,16 +26,17 @@ def make(pins: Mapping[str, str], settings: Sequence[Setting] = (), hostname: st
     A network comes as the kernel makes it: loopback down, nothing else. `settings` are written and the hostname is
     set inside. Raises NetworkFailed; what was pinned by then is `tear_down`'s.
     """
-    failed: list[Failure] = []
+    failed: list[BaseException] = []
 
     def work() -> None:
         try:
             _in_this_thread(pins, settings, hostname)
-        except Failure as error:
-            failed.append(error)
         except OSError as error:
             where = f"{error.filename}: " if error.filename else ""
             failed.append(NetworkFailed(f"namespaces of the pod: {where}{os.strerror(error.errno or 0)}"))
+        except BaseException as error:
+            # Whatever it is: without it a pod would be ready whose namespaces were never made.
+            failed.append(error)
 
     thread = threading.Thread(target=work, name="oci namespaces", daemon=True)
     thread.start()

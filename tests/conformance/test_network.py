@@ -556,6 +556,22 @@ async def test_gc_waits_for_adds_and_adds_for_gc(lab: Any, network: Any) -> None
     assert set(told["env"]) == {"PATH", "CNI_COMMAND", "CNI_PATH", OWNER}
 
 
+@with_scripted
+async def test_a_gc_that_hangs_holds_pods_up_for_its_limit_only(lab: Any, network: Any) -> None:
+    other = lab.network(limits=Limits(plugin_s=20, chain_s=30, gc_s=0.3))
+    await other.start()
+    lab.behave("alpha", "GC", hang=True)
+    collecting = asyncio.ensure_future(other.gc([]))
+    await lab.hanging()
+    pod = sandbox()
+    adding = asyncio.ensure_future(attach(lab, other, pod))
+    with pytest.raises(TimedOut, match="plugin alpha: GC: killed after"):
+        await collecting
+    await adding
+    await other.delete(pod.id, lab.netns(pod.id))
+    await other.close()
+
+
 # --- readiness -------------------------------------------------------------------------------------------------------
 
 

@@ -81,7 +81,11 @@ class Site:
 
     def files(self) -> list[Path]:
         """Everything that the daemon has on disk, but for what images consist of."""
-        found = [p for top in (self.m.data, self.m.run) for p in top.rglob("*") if p.is_file() and not p.is_symlink()]
+        # os.walk goes on where a directory vanishes meanwhile, Path.rglob does not.
+        walked = [
+            Path(top, name) for root in (self.m.data, self.m.run) for top, _, names in os.walk(root) for name in names
+        ]
+        found = [p for p in walked if p.is_file() and not p.is_symlink()]
         return [p for p in [*found, *self.m.base.glob("*.log")] if "images" not in p.parts]
 
     def authfiles(self) -> list[Path]:

@@ -8,7 +8,7 @@ import pytest
 
 from adapters.oci.fake import FakePod, FakeTask
 from domain import events as e
-from domain.errors import InvalidRequest
+from domain.errors import InvalidRequest, NetworkFailed
 from domain.observations import Mark
 from service import maintenance
 from service.daemon import Ports
@@ -103,6 +103,17 @@ def test_purge_ends_everything_containers_first(alone: Alone) -> None:
     assert not machine.tasks and not machine.pods and not alone.world.side_files
     steps = [step for step in machine.steps if step in ("remove.files", "remove_sandbox.files")]
     assert steps[-4:] == ["remove.files", "remove.files", "remove_sandbox.files", "remove_sandbox.files"]
+
+
+def test_a_network_that_cannot_be_released_keeps_nothing_else(alone: Alone, pod: Pod) -> None:
+    stranger(alone)
+    why = NetworkFailed("plugin bridge: DEL: it is not in /opt/cni/bin")
+    alone.world.machine.at("net.del.before", *[why] * 4)
+    lines = alone.do(maintenance.purge(alone.ports, really=True))
+    machine = alone.world.machine
+    assert not machine.tasks and not machine.pods and not alone.world.side_files
+    (told,) = [line for line in lines if "not released" in line and pod.box in line]
+    assert told.endswith("plugin bridge: DEL: it is not in /opt/cni/bin")
 
 
 def damaged(alone: Alone, key: str) -> None:

@@ -1,6 +1,7 @@
 """Running a plugin: bounded in time and output, and nothing left of one that was cut."""
 
 import asyncio
+import errno
 import os
 import signal
 import subprocess
@@ -140,6 +141,24 @@ def test_a_late_del_is_waited_for_and_ended_at_its_limit(left: Any, tmp_path: Pa
     assert ends.poll() == 0
     late.settle("2", 0.1)
     assert (hangs.wait(5), other.poll(), late.ids) == (-signal.SIGKILL, None, {"3"})
+
+
+@pytest.mark.parametrize("name", ["pidfd_open", "memfd_create"])
+def test_without_a_descriptor_left_nothing_runs(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*given: Any) -> int:
+        raise OSError(errno.EMFILE, "")
+
+    async def body() -> None:
+        before = sorted(os.listdir("/proc/self/fd"))
+        with monkeypatch.context() as patch:
+            patch.setattr(os, name, refuse)
+            with pytest.raises(NetworkFailed, match="cannot run /bin/sh: Too many open files"):
+                await sh("sleep 100; exit")
+        assert sorted(os.listdir("/proc/self/fd")) == before
+        with pytest.raises(ChildProcessError):
+            os.waitpid(-1, os.WNOHANG)
+
+    wait(body())
 
 
 def test_last_words() -> None:
