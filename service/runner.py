@@ -34,7 +34,15 @@ Handler = Callable[[f.Effect | f.Watch, Report], Awaitable[None]]
 class _Running:
     what: f.Effect | f.Watch
     task: "asyncio.Task[None]"
+    begun: bool = False
     reporting: bool = False
+
+    def cancel(self) -> None:
+        """Not once its outcome is known; nor before it has begun: a task that never ran could not tidy up behind
+        itself. It looks what is due when it begins.
+        """
+        if self.begun and not self.reporting:
+            self.task.cancel()
 
 
 @dataclass(slots=True)
@@ -153,8 +161,8 @@ class Runner:
     def _match_effect(self, key: str, slot: _Slot, wanted: f.Effect | None) -> None:
         running = slot.effect
         if running is not None:
-            if running.what != wanted and not running.reporting:
-                running.task.cancel()
+            if running.what != wanted:
+                running.cancel()
             return
         if wanted != slot.tried:
             slot.tried, slot.attempts = wanted, 0
@@ -169,8 +177,8 @@ class Runner:
     def _match_watch(self, key: str, slot: _Slot, wanted: f.Watch | None) -> None:
         running = slot.watch
         if running is not None:
-            if running.what != wanted and not running.reporting:
-                running.task.cancel()
+            if running.what != wanted:
+                running.cancel()
             return
         if wanted is not None:
             slot.watch = self._start(key, wanted, self._run_watch(key, slot, wanted))
@@ -192,10 +200,12 @@ class Runner:
 
     async def _run_effect(self, key: str, slot: _Slot, what: f.Effect) -> None:
         failed = False
+        assert slot.effect is not None
+        slot.effect.begun = True
         try:
-            await self._handle_in_turn(what, lambda command: self._reported(key, slot.effect, command))
-            if isinstance(what, f.QUIET):
-                slot.quiet_done = True
+            if due(self._node, key).effect == what:
+                await self._handle_in_turn(what, lambda command: self._reported(key, slot.effect, command))
+                slot.quiet_done = isinstance(what, f.QUIET)
         except asyncio.CancelledError:
             if self._closed:
                 raise
@@ -224,8 +234,11 @@ class Runner:
 
     async def _run_watch(self, key: str, slot: _Slot, what: f.Watch) -> None:
         failed = False
+        assert slot.watch is not None
+        slot.watch.begun = True
         try:
-            await self._handle(what, lambda command: self._reported(key, slot.watch, command))
+            if due(self._node, key).watch == what:
+                await self._handle(what, lambda command: self._reported(key, slot.watch, command))
         except asyncio.CancelledError:
             if self._closed:
                 raise

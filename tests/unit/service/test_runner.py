@@ -163,6 +163,33 @@ async def test_a_new_intent_does_not_wait_for_the_old_ones_back_off() -> None:
 
 
 @virtual
+async def test_what_became_pointless_before_it_began_makes_room_for_what_is_due() -> None:
+    """Two records of one transaction: the first makes an effect due, the second another one."""
+    desk = Desk().with_con(b.S.CREATED)
+    effects = Effects()
+    stand = Stand(desk, effects)
+    desk.put(b.CON_KEY, e.ContainerStartRequested())
+    stand.runner.kick([b.CON_KEY])
+    desk.put(b.CON_KEY, b.STOP)
+    stand.runner.kick([b.CON_KEY])
+    await turns()
+    assert sorted(effects.noted) == ["StopTask", "WatchTask"]
+
+
+@virtual
+async def test_a_watch_that_became_pointless_before_it_began_makes_room_too() -> None:
+    desk = Desk().with_con(b.S.RUNNING)
+    effects = Effects()
+    stand = Stand(desk, effects)
+    stand.runner.kick([b.CON_KEY])
+    desk.put(b.CON_KEY, e.ContainerMonitorLost(b.WALL))
+    stand.runner.kick([b.CON_KEY])
+    await turns()
+    assert effects.noted == ["WatchTask"]
+    assert not stand.runner.busy(b.CON_KEY)
+
+
+@virtual
 async def test_an_unforeseen_error_is_told_and_repeated() -> None:
     desk = Desk().with_con(b.S.REMOVING)
     failing = Failing(1, ValueError("a bug"))
