@@ -214,7 +214,8 @@ class Daemon:
         return Condition(True)
 
     async def usage(self, container_ids: Sequence[str]) -> Mapping[str, TaskUsage]:
-        return await asyncio.to_thread(self._ports.tasks.usage, container_ids)
+        used: Mapping[str, TaskUsage] = await self._ports.offload(self._ports.tasks.usage, container_ids)
+        return used
 
     async def image_usage(self) -> Usage:
         return await self._ports.images.usage()

@@ -9,6 +9,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 from domain import events as e
 from domain import recovery
@@ -51,7 +52,7 @@ def replay(event_log: EventLog) -> Replayed:
     return fold(event_log.read(after=seq), Replayed(Node.restore(kept), seq))
 
 
-Offload = Callable[..., Awaitable[World]]
+Offload = Callable[..., Awaitable[Any]]
 """Calls a function with arguments off the loop: `asyncio.to_thread`, or at once in tests with virtual time."""
 
 
@@ -71,7 +72,8 @@ class Observer:
     async def look(self, node: Node) -> World:
         """Values only leave the loop: the sweep reads files and must not hold up calls."""
         containers, sandboxes = list(node.containers.values()), list(node.sandboxes.values())
-        return await self._offload(self._sweep, containers, sandboxes)
+        world: World = await self._offload(self._sweep, containers, sandboxes)
+        return world
 
     def _sweep(self, containers: list[Container], sandboxes: list[Sandbox]) -> World:
         boot_id = self._clock.now().boot_id

@@ -6,91 +6,48 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-import grpc
 import lmdb
 
-from adapters.cri.client import connect
 from adapters.log import engine
 from adapters.log.readonly import open_live
 from domain.node import AGGREGATES
 from domain.records import Record
 from proto import api_pb2 as pb
 from tests.bench import cni
+from tests.bench.endpoint import LIMIT_S, ROOT, Endpoint
 from tests.support.inventory import inventory
 from tests.support.oci_layout import make_oci_layout
 
-ROOT = Path(__file__).resolve().parents[2]
 IMAGE = "bench.example/busybox:1"
-LIMIT_S = 60
 HOST = pb.NamespaceOption(network=pb.NODE, pid=pb.CONTAINER)
 
 
-class Daemon:
-    """`start` returns the seconds until the first answer. `end` stops it and removes whatever is still there."""
+class Daemon(Endpoint):
+    """`end` stops it and removes whatever is still there."""
 
     name = "daybook"
 
     def __init__(self, directory: Path) -> None:
-        self.directory = directory
-        self.log = directory / "data" / "log"
-        self.socket = directory / "run" / "admin.sock"
-        self._config = directory / "config.toml"
-        self._process: subprocess.Popen[bytes] | None = None
         directory.mkdir(exist_ok=True)
-        self.network = cni.write(directory / "cni", "dbkbench0", 70)
+        super().__init__(directory, directory / "run" / "admin.sock", cni.write(directory / "cni", "dbkbench0", 70))
+        self.log = directory / "data" / "log"
+        self._config = directory / "config.toml"
         text = (
             f'[paths]\ndata = "{directory / "data"}"\nrun = "{directory / "run"}"\n[daemon]\nlog_level = "warning"\n'
             f'[network]\nconf_dir = "{self.network.conf_dir}"\nbin_dirs = ["{cni.BIN_DIR}"]\n'
         )
         self._config.write_text(text)
 
-    @property
-    def running(self) -> bool:
-        return self._process is not None
-
     def pids(self) -> list[int]:
         """The daemon and its monitors."""
         lines = [line.split(" ", 1) for line in inventory([str(self.directory)]).processes]
         return [self.pid, *(int(pid) for pid, command in lines if "conmon" in command.split(" ")[0])]
 
-    @property
-    def pid(self) -> int:
-        assert self._process is not None
-        return self._process.pid
-
-    def start(self) -> float:
-        begun = time.perf_counter()
-        with (self.directory / "daemon.log").open("ab") as log:
-            self._process = subprocess.Popen(
-                self._command("serve"),
-                cwd=ROOT,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-            )
-        while not self._answers():
-            assert self._process.poll() is None, (self.directory / "daemon.log").read_text()
-            assert time.perf_counter() < begun + LIMIT_S
-            time.sleep(0.005)
-        return time.perf_counter() - begun
-
-    def _answers(self) -> bool:
-        if not self.socket.exists():
-            return False
-        try:
-            self._stubs = connect(str(self.socket))
-            self.call("Version", limit_s=LIMIT_S)
-        except grpc.RpcError:
-            return False
-        return True
-
-    def call(self, name: str, limit_s: float = LIMIT_S, **fields: Any) -> Any:
-        stub = next(stub for stub in self._stubs if hasattr(stub, name))
-        return getattr(stub, name)(getattr(pb, f"{name}Request")(**fields), timeout=limit_s)
+    def argv(self) -> Sequence[str]:
+        return self._command("serve")
 
     def daybook(self, *words: str) -> None:
         subprocess.run(self._command(*words), cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
@@ -103,11 +60,6 @@ class Daemon:
         self._process.send_signal(signal.SIGTERM)
         assert self._process.wait(LIMIT_S) == 0
         self._process = None
-
-    def kill(self) -> None:
-        assert self._process is not None
-        self._process.kill()
-        self._process.wait()
 
     def end(self) -> None:
         """Also after a failure: the containers of a benchmark must not outlive it."""

@@ -390,3 +390,11 @@ def test_many_pods_at_once_all_come_up(pod: Pod) -> None:
     calls = [pod.world.call(replace(r, config=k)) for r, k in zip(requests, configs, strict=True)]
     pod.world.let_pass(5)
     assert all(call.answered for call in calls) and len(pod.world.machine.pods) == 41
+
+
+def test_usage_is_read_off_the_loop_of_what_has_cgroups(pod: Pod) -> None:
+    pod.running()
+    looks = pod.world.reached.count("look.before")
+    used = pod.world.run(pod.world.daemon.usage([pod.con, "gone"]))
+    assert list(used) == [pod.con]
+    assert pod.world.reached.count("look.before") == looks + 1
