@@ -27,10 +27,15 @@ GOODBYE_S = 0.5
 
 EXIT_REFUSED, EXIT_BROKEN = 1, 3
 
+UMASK = 0o022
+"""Whatever the shell or the unit has. Every child inherits it, and with a stricter one skopeo, runc and the plugins
+make directories into which a container's user cannot look. What is ours alone says so by its mode."""
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command. An error of ours is one line on stderr, never a traceback."""
     words = list(sys.argv[1:] if argv is None else argv)
+    os.umask(UMASK)
     if words[:1] == ["replay"]:
         return run_replay(words[1:])
     given = parser().parse_args(words)
@@ -90,7 +95,6 @@ def serve(given: argparse.Namespace) -> int:
     """Until SIGTERM or SIGINT: status 0. A log that broke: status 3, so that the next start replays it."""
     config = _config(given)
     wiring.set_up_logging(config.daemon.log_level)
-    os.umask(0o077)
     with wiring.holding(config), wiring.daemons_log(config) as event_log:
         return asyncio.run(serve_on(config, event_log))
 

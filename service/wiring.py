@@ -214,6 +214,7 @@ def front_end(config: Config, daemon: Daemon, world: World) -> Server:
         new_id=RandomIds().new,
         check=world.tasks.check,
         recursive_read_only=world.tasks.host().recursive_read_only,
+        selinux=world.tasks.host().selinux,
         systemd=config.runtime.cgroup_driver == "systemd",
         pins=Pins(config.images.pinned, normalise),
         allow_registry_token=config.images.allow_registry_token,

@@ -20,6 +20,7 @@ class Options:
 
     `digest`: keyed hash, 32 hex digits; `normalise`: an image reference in full; `new_id`: a fresh id; `check`:
     refuses a container that its sandbox could never hold. `recursive_read_only`: the runtime and the kernel have it.
+    `selinux`: the host has it.
     `pins`: images that the kubelet must not collect. `allow_registry_token`: see `auth`.
     """
 
@@ -30,11 +31,12 @@ class Options:
     check: Check | None = None
     handlers: tuple[str, ...] = ()
     recursive_read_only: bool = False
+    selinux: bool = False
     systemd: bool = False
     pins: Pins = UNPINNED
     allow_registry_token: bool = False
 
     @property
     def translator(self) -> Translator:
-        rules = SandboxRules(self.handlers)
+        rules = SandboxRules(self.handlers, self.selinux)
         return Translator(self.digest, self.normalise, self.new_id, rules, self.check, self.allow_registry_token)

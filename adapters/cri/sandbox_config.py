@@ -11,9 +11,10 @@ from domain.errors import InvalidRequest, Unsupported
 
 @dataclass(frozen=True, slots=True)
 class SandboxRules:
-    """What this daemon is configured for. `handlers`: names a pod may give besides the empty one."""
+    """What this daemon and its host have. `handlers`: names a pod may give besides the empty one."""
 
     handlers: tuple[str, ...] = ()
+    selinux: bool = False
 
 
 def read(
@@ -24,6 +25,9 @@ def read(
     _check_handler(handler, rules)
     linux = config.linux
     namespaces = _namespaces(linux.security_context.namespace_options)
+    context = security.of_sandbox(linux.security_context)
+    if context.selinux is not None and rules.selinux:
+        raise Unsupported("SELinux options are not built yet, and this host has SELinux: leave them out of the pod")
     shown, hidden = held_back.annotations(checks.keys("annotations", config.annotations))
     metadata = config.metadata
     made = SandboxConfig(
@@ -44,7 +48,7 @@ def read(
         labels=checks.keys("labels", config.labels),
         annotations=shown,
         hidden=held_back.digests(((k, v.encode()) for k, v in hidden.items()), digest),
-        security=security.of_sandbox(linux.security_context),
+        security=context,
         overhead=security.resources(linux.overhead) if linux.HasField("overhead") else None,
         resources=security.resources(linux.resources) if linux.HasField("resources") else None,
     )

@@ -20,7 +20,6 @@ UNLIMITED = -1
 
 def of_sandbox(asked: Any) -> SecurityContext:
     """A LinuxSandboxSecurityContext."""
-    _refuse_selinux(asked)
     return SecurityContext(
         privileged=asked.privileged,
         run_as_user=_id("run_as_user", asked, "run_as_user"),
@@ -30,12 +29,12 @@ def of_sandbox(asked: Any) -> SecurityContext:
         readonly_rootfs=asked.readonly_rootfs,
         seccomp=_seccomp(asked),
         apparmor=_profile("apparmor", asked),
+        selinux=_selinux(asked),
     )
 
 
 def of_container(asked: Any) -> SecurityContext:
     """A LinuxContainerSecurityContext."""
-    _refuse_selinux(asked)
     return SecurityContext(
         privileged=asked.privileged,
         run_as_user=_id("run_as_user", asked, "run_as_user"),
@@ -48,6 +47,7 @@ def of_container(asked: Any) -> SecurityContext:
         capabilities=_capabilities(asked.capabilities),
         seccomp=_seccomp(asked),
         apparmor=_profile("apparmor", asked) or _old_profile("apparmor_profile", asked.apparmor_profile),
+        selinux=_selinux(asked),
         masked_paths=tuple(checks.plain("masked_paths", p) for p in asked.masked_paths),
         readonly_paths=tuple(checks.plain("readonly_paths", p) for p in asked.readonly_paths),
     )
@@ -97,10 +97,16 @@ def _refuse_userns(asked: Any) -> None:
         raise InvalidRequest("userns_options must be mode NODE without mappings")
 
 
-def _refuse_selinux(asked: Any) -> None:
+def _selinux(asked: Any) -> tuple[str, str, str, str] | None:
+    """User, role, type and level; None where none is given. Whether the host has SELinux is not known here."""
     given = asked.selinux_options
-    if given.user or given.role or given.type or given.level:
-        raise Unsupported("SELinux options are not built")
+    if not (given.user or given.role or given.type or given.level):
+        return None
+    user, role, kind, level = (
+        checks.plain(f"selinux_options.{field}", getattr(given, field), 256)
+        for field in ("user", "role", "type", "level")
+    )
+    return user, role, kind, level
 
 
 def _id(field: str, asked: Any, name: str) -> int | None:

@@ -28,7 +28,7 @@ MARK_BYTES_MAX = 4096
 
 def make_private(directory: Path, mode: int = 0o700) -> Path:
     """Creates a directory with exactly this mode, whatever the umask."""
-    directory.mkdir(parents=True, exist_ok=True)
+    directory.mkdir(mode=mode, parents=True, exist_ok=True)
     directory.chmod(mode)
     return directory
 

@@ -14,11 +14,10 @@ CONFIG_MAX = 4 * 2**20
 ITEMS_MAX = 10_000
 STRING_MAX = 131_072
 LAYERS_MAX = 500
-ID_MAX = 2**31 - 1
+USER_MAX = 4096
 
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 _SIGNAL = re.compile(r"(?:SIG)?[A-Z][A-Z0-9+-]{1,15}|[0-9]{1,2}")
-_USER = re.compile(r"[^\x00-\x20\x7f:/]{1,256}")
 
 
 class BadConfig(ValueError):
@@ -27,7 +26,11 @@ class BadConfig(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class ImageConfig:
-    """What a container takes from its image. `user` is as written ("", "33", "www:www"), its numbers in range."""
+    """What a container takes from its image.
+
+    `user` is as written ("", "33", "www:www", ":33"): whom it means, and whether he can be, is decided where a
+    container is made, which may ask for another.
+    """
 
     env: tuple[str, ...] = ()
     entrypoint: tuple[str, ...] = ()
@@ -49,17 +52,16 @@ def parse_config(data: bytes) -> ImageConfig:
         raise BadConfig(f"it has more than {LAYERS_MAX} layers")
     if not all(_DIGEST.fullmatch(d) for d in diff_ids):
         raise BadConfig("rootfs.diff_ids has something that is not a digest")
-    env = _strings(inner, "Env")
-    if not all("=" in item and not item.startswith("=") for item in env):
-        raise BadConfig("Env has an item without a name or '='")
-    signal = _string(inner, "StopSignal")
+    user = _string(inner, "User")
+    if len(user) > USER_MAX:
+        raise BadConfig(f"User is longer than {USER_MAX} characters")
     return ImageConfig(
-        env=env,
+        env=tuple(item for item in _strings(inner, "Env") if is_variable(item)),
         entrypoint=_strings(inner, "Entrypoint"),
         cmd=_strings(inner, "Cmd"),
         working_dir=_string(inner, "WorkingDir"),
-        user=_user(_string(inner, "User")),
-        stop_signal=signal if _SIGNAL.fullmatch(signal) else "",
+        user=user,
+        stop_signal=_signal(_string(inner, "StopSignal")),
         volumes=_volumes(_object(inner, "Volumes")),
         diff_ids=diff_ids,
     )
@@ -78,8 +80,14 @@ def read_object(data: bytes, limit: int) -> Mapping[str, Any]:
     return document
 
 
+def _field(document: Mapping[str, Any], key: str) -> Any:
+    """A key's value in any case, the last one: so Go's encoding/json reads it, and with it builders and the peers."""
+    folded = key.casefold()
+    return next((value for name, value in reversed(tuple(document.items())) if name.casefold() == folded), None)
+
+
 def _object(document: Mapping[str, Any], key: str) -> Mapping[str, Any]:
-    value = document.get(key)
+    value = _field(document, key)
     if value is None:
         return {}
     if not isinstance(value, dict):
@@ -98,12 +106,12 @@ def _text(value: Any, key: str) -> str:
 
 
 def _string(document: Mapping[str, Any], key: str) -> str:
-    value = document.get(key)
+    value = _field(document, key)
     return "" if value is None else _text(value, key)
 
 
 def _strings(document: Mapping[str, Any], key: str) -> tuple[str, ...]:
-    value = document.get(key)
+    value = _field(document, key)
     if value is None:
         return ()
     if not isinstance(value, list):
@@ -119,14 +127,12 @@ def _volumes(volumes: Mapping[str, Any]) -> tuple[str, ...]:
     return tuple(sorted(_text(path, "Volumes") for path in volumes))
 
 
-def _user(user: str) -> str:
-    """CVE-2024-40635: a number beyond int32 would wrap to root."""
-    name, colon, group = user.partition(":")
-    for part, text in (("user", name), ("group", group)):
-        if text and not _USER.fullmatch(text):
-            raise BadConfig(f"the {part} in User has characters that a name cannot have")
-        if re.fullmatch(r"[+-]?[0-9]+", text) and not (text.isascii() and text.isdigit() and int(text) <= ID_MAX):
-            raise BadConfig(f"the {part} in User is not between 0 and {ID_MAX}")
-    if colon and not name and group:
-        raise BadConfig("User has a group without a user")
-    return user if name else ""
+def is_variable(item: str) -> bool:
+    """An item of Env without `=` sets nothing; builders write some, and an image runs without them all the same."""
+    return not item.startswith("=") and "=" in item
+
+
+def _signal(name: str) -> str:
+    """In capitals, since images spell it any way; empty, for the default, where it is no signal's name."""
+    folded = name.strip().upper()
+    return folded if _SIGNAL.fullmatch(folded) else ""

@@ -12,6 +12,7 @@ import logging
 import os
 import re
 import stat
+import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -29,6 +30,7 @@ _MS_BIND, _MS_PRIVATE = 0x1000, 1 << 18
 _MNT_DETACH, _UMOUNT_NOFOLLOW = 2, 8
 _MOVE_MOUNT_F_EMPTY_PATH = 4
 _AT_FDCWD = -100
+_CLONE_FS = 0x200
 _CLOEXEC = 1
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -148,7 +150,7 @@ def make_private(directory: Path) -> None:
 
 
 def _mount_new(lowers: Sequence[Path], upper: Path, work: Path, target: Path) -> bool:
-    """False when this kernel lacks the calls (5.2) or `lowerdir+` (6.5)."""
+    """False when this kernel lacks the calls (before 5.2) or `lowerdir+` for overlay (before 6.7)."""
     try:
         context = _call(_FSOPEN, b"overlay", _CLOEXEC)
     except OSError as error:
@@ -157,16 +159,18 @@ def _mount_new(lowers: Sequence[Path], upper: Path, work: Path, target: Path) ->
         raise
     mount = -1
     try:
+        if _takes_anything(context):
+            return False
         with contextlib.ExitStack() as stack:
             for lower in lowers:
                 try:
-                    _configure(context, b"lowerdir+", _short(stack, lower, FSCONFIG_MAX))
+                    _configure(context, b"lowerdir+", _short(stack, lower))
                 except OSError as error:
                     if error.errno == errno.EINVAL:
                         return False
                     raise
-            _configure(context, b"upperdir", _short(stack, upper, FSCONFIG_MAX))
-            _configure(context, b"workdir", _short(stack, work, FSCONFIG_MAX))
+            _configure(context, b"upperdir", _short(stack, upper))
+            _configure(context, b"workdir", _short(stack, work))
             _configure(context, b"source", "overlay")
         _call(_FSCONFIG, context, _FSCONFIG_CMD_CREATE, None, None, 0)
         mount = _call(_FSMOUNT, context, _CLOEXEC, 0)
@@ -180,16 +184,27 @@ def _mount_new(lowers: Sequence[Path], upper: Path, work: Path, target: Path) ->
     return True
 
 
+def _takes_anything(context: int) -> bool:
+    """Whether overlay has no parameters of its own here: before 6.5 the kernel keeps any key for the mount call.
+
+    There `lowerdir+` would be taken as well, and refused only when the whole is created.
+    """
+    try:
+        _configure(context, b"daybook-no-such-parameter", "overlay")
+    except OSError as error:
+        if error.errno == errno.EINVAL:
+            return False
+        raise
+    return True
+
+
 def _mount_old(lowers: Sequence[Path], upper: Path, work: Path, target: Path) -> None:
-    """The options have to fit into a page, hence directories by descriptor; the check can only follow the mount."""
-    with contextlib.ExitStack() as stack:
-        joined = ":".join(_short(stack, lower, 0) for lower in lowers)
-        options = f"lowerdir={joined},upperdir={_short(stack, upper, 0)},workdir={_short(stack, work, 0)}".encode()
-        if len(options) >= os.sysconf("SC_PAGE_SIZE"):
-            raise OSError(errno.E2BIG, f"{len(lowers)} layers do not fit into a mount call of this kernel")
-        if _libc.mount(b"overlay", os.fsencode(target), b"overlay", ctypes.c_ulong(0), options) != 0:
-            number = ctypes.get_errno()
-            raise OSError(number, os.strerror(number))
+    """By mount(2); the check of the root can only follow it."""
+    options = _options([os.fsencode(lower) for lower in lowers], os.fsencode(upper), os.fsencode(work))
+    if _fits(options) and not any(byte in os.fsencode(path) for path in (*lowers, upper, work) for byte in b":,\\"):
+        _mount_overlay_old(target, options)
+    else:
+        _mount_by_numbers(lowers, upper, work, target)
     _privatise(target)
     fd = os.open(target, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
@@ -204,13 +219,66 @@ def _mount_old(lowers: Sequence[Path], upper: Path, work: Path, target: Path) ->
             os.close(fd)
 
 
-def _short(stack: contextlib.ExitStack, directory: Path, limit: int) -> str:
-    """The path itself, or one by descriptor where it is longer than the interface takes."""
-    if len(os.fsencode(directory)) <= limit:
-        return str(directory)
+def _options(lowers: Sequence[bytes], upper: bytes, work: bytes) -> bytes:
+    return b"lowerdir=" + b":".join(lowers) + b",upperdir=" + upper + b",workdir=" + work
+
+
+def _fits(options: bytes) -> bool:
+    return len(options) < os.sysconf("SC_PAGE_SIZE")
+
+
+def _mount_overlay_old(target: Path, options: bytes) -> None:
+    if _libc.mount(b"overlay", os.fsencode(target), b"overlay", ctypes.c_ulong(0), options) != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
+
+
+def _mount_by_numbers(lowers: Sequence[Path], upper: Path, work: Path, target: Path) -> None:
+    """For options that one page does not hold (an image may have 500 layers), or with characters that mean something.
+
+    Each directory is named by its descriptor, relative to /proc/self/fd, which needs a working directory of its own:
+    that of a thread which is thrown away.
+    """
+    failed: list[OSError] = []
+
+    def work_there() -> None:
+        try:
+            with contextlib.ExitStack() as stack:
+                *named, upper_fd, work_fd = (str(_opened(stack, path)).encode() for path in (*lowers, upper, work))
+                _unshare_working_directory()
+                os.chdir("/proc/self/fd")
+                options = _options(named, upper_fd, work_fd)
+                if not _fits(options):
+                    raise OSError(errno.E2BIG, f"{len(lowers)} layers do not fit into a mount call of this kernel")
+                _mount_overlay_old(target, options)
+        except OSError as error:
+            failed.append(error)
+
+    thread = threading.Thread(target=work_there, name="images mount", daemon=True)
+    thread.start()
+    thread.join()
+    if failed:
+        raise failed[0]
+
+
+def _unshare_working_directory() -> None:
+    if _libc.unshare(_CLONE_FS) != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
+
+
+def _opened(stack: contextlib.ExitStack, directory: Path) -> int:
     fd = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     stack.callback(os.close, fd)
-    return f"/proc/self/fd/{fd}"
+    return fd
+
+
+def _short(stack: contextlib.ExitStack, directory: Path) -> str:
+    """The path itself, or one by descriptor where fsconfig does not take it so long, or overlay would unescape it."""
+    path = os.fsencode(directory)
+    if len(path) <= FSCONFIG_MAX and b"\\" not in path:
+        return str(directory)
+    return f"/proc/self/fd/{_opened(stack, directory)}"
 
 
 def _refuse_odd_root(root_fd: int, target: Path) -> None:

@@ -11,18 +11,33 @@ import stat
 from domain.errors import InvalidRequest
 
 DIRECTORY_MODE = 0o755
+FILE_MODE = 0o640
+"""Whom root lets into its group may read logs, as with the peers; conmon would make the file 0600."""
 
 
-def check(log_directory: str, log_path: str) -> None:
-    """Makes the missing directories; raises InvalidRequest where the path leaves the directory or cannot be trusted.
+def make(log_directory: str, log_path: str) -> None:
+    """Makes what is missing of the directories, and the file: conmon, which appends, finds it with the right mode.
 
-    `log_path` is absolute, as the container's record has it.
+    Raises InvalidRequest where the path leaves the directory or cannot be trusted, OSError. `log_path` is absolute, as
+    the container's record has it.
     """
-    os.close(enter(log_directory, log_path)[0])
+    directory, name = enter(log_directory, log_path)
+    try:
+        flags = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+        fd = os.open(name, flags, FILE_MODE, dir_fd=directory)
+    finally:
+        os.close(directory)
+    try:
+        os.fchmod(fd, FILE_MODE)
+    finally:
+        os.close(fd)
 
 
 def enter(log_directory: str, log_path: str) -> tuple[int, str]:
-    """`check`, and then a descriptor of the directory that holds the log, which the caller closes, and its name."""
+    """A descriptor of the directory that holds the log, which the caller closes, and the log's name. Raises as `make`.
+
+    Missing directories are made; what lies at the path is judged, not opened.
+    """
     top = log_directory.rstrip("/")
     if not log_path.startswith("/") or os.path.normpath(log_path) != log_path or "\0" in log_path:
         raise InvalidRequest(f"log path {log_path[:200]!r} is not a clean absolute path")

@@ -91,7 +91,7 @@ def _prepare(monitor: Process, log_directory: str, log_path: str) -> FileId | No
             return None
         if there is not None and there.st_size:
             raise WrongState(f"a file at {log_path[:200]!r} that its monitor does not write is in the way")
-        return _make(directory, f"{name}.tmp", 0o600)
+        return _make(directory, f"{name}.tmp", logpath.FILE_MODE)
     finally:
         os.close(directory)
 

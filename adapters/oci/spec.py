@@ -52,6 +52,7 @@ class Host:
     swap: bool = True
     huge_pages: bool = True
     apparmor: bool = False
+    selinux: bool = False
     recursive_read_only: bool = True
     oom_score_floor: int = -1000
     """Lower than this the daemon itself may not go (it lacks CAP_SYS_RESOURCE): runc would fail."""
@@ -87,8 +88,9 @@ def check(config: ContainerConfig, sandbox: SandboxConfig, host: Host) -> None:
         raise Unsupported("user namespaces are not supported yet")
     if config.cdi_devices:
         raise Unsupported("CDI devices are not supported yet")
-    if security.selinux is not None and any(security.selinux):
-        raise Unsupported("SELinux options are not supported")
+    if security.selinux is not None and host.selinux:
+        # Where the host has no SELinux they mean nothing: pods that name them for other nodes run.
+        raise Unsupported("SELinux options are not built yet, and this host has SELinux: leave them out")
     if security.privileged and not sandbox.security.privileged:
         raise InvalidRequest("a privileged container needs a privileged sandbox")
     _check_apparmor(config, host)

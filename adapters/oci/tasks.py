@@ -144,7 +144,7 @@ class Tasks:
     ) -> None:
         """The owner mark first: whatever follows is ours from then on, also for a daemon that comes later."""
         if container.log_path:
-            logpath.check(sandbox.config.log_directory, container.log_path)
+            logpath.make(sandbox.config.log_directory, container.log_path)
         os.mkdir(paths.directory, DIRECTORY_MODE)
         files.write_owner(paths.owner, mark)
         for path in (paths.rootfs, paths.upper, paths.work):

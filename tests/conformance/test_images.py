@@ -1,6 +1,7 @@
 """The port `Images`: one suite over the fake and over skopeo with a loopback registry; then what only skopeo shows."""
 
 import asyncio
+import errno
 import hashlib
 import json
 import os
@@ -14,6 +15,7 @@ from typing import Any
 import pytest
 
 from adapters.images import images as real_images
+from adapters.images import rootfs
 from adapters.images.fake import FakeImages, fake_image
 from adapters.images.images import SkopeoImages
 from adapters.images.process import Ledger
@@ -782,9 +784,13 @@ class TestRootfs:
         run(body())
 
     @pytest.mark.parametrize("old_api", [False, True])
-    def test_both_interfaces_with_many_layers_and_long_paths(self, tmp_path: Path, old_api: bool) -> None:
-        base = tmp_path / ("d" * 200) / ("e" * 200)
-        lowers = [base / f"{n:064x}" / "diff" for n in range(90)]
+    @pytest.mark.parametrize("count", [1, 5, 90, 500])
+    @pytest.mark.parametrize("long", ["d" * 200 + "/" + "e" * 200, "a,b:c\\d e", "short"])
+    def test_both_interfaces_with_many_layers_and_odd_paths(
+        self, tmp_path: Path, old_api: bool, count: int, long: str
+    ) -> None:
+        base = tmp_path / long
+        lowers = [base / f"{n:064x}" / "diff" for n in range(count)]
         for n, lower in enumerate(lowers):
             lower.mkdir(parents=True)
             (lower / f"f{n}").write_text("x")
@@ -792,7 +798,9 @@ class TestRootfs:
         target = base / "root"
         try:
             mount_overlay(lowers, base / "up", base / "work", target, old_api=old_api)
-            assert len(list(target.iterdir())) == 91 and (target / "same").read_text() == "0"
+            assert len(list(target.iterdir())) == count + 1 and (target / "same").read_text() == "0"
+            (target / "same").write_text("mine")
+            assert (base / "up/same").read_text() == "mine" and (lowers[0] / "same").read_text() == "0"
         finally:
             assert unmount(target) is False
         assert mounts_below(tmp_path) == ()
@@ -806,6 +814,29 @@ class TestRootfs:
         with pytest.raises(StorageFailed, match=f"/{name} in the image is not a directory"):
             mount_overlay([lower], tmp_path / "u", tmp_path / "w", tmp_path / "t", old_api=old_api)
         assert mounts_below(tmp_path) == ()
+
+    def test_a_kernel_that_takes_any_parameter_is_asked_the_old_way(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Before 6.5: each fsconfig succeeds, and only the creation says EINVAL. The guest has such a kernel."""
+        asked: list[int] = []
+
+        def before_6_5(number: int, *arguments: int | bytes | None) -> int:
+            asked.append(number)
+            if number == rootfs._FSOPEN:
+                return os.open("/dev/null", os.O_RDONLY)
+            if arguments[1] == rootfs._FSCONFIG_CMD_CREATE:
+                raise OSError(errno.EINVAL, "Invalid argument")
+            return 0
+
+        monkeypatch.setattr(rootfs, "_call", before_6_5)
+        (tmp_path / "lower").mkdir()
+        try:
+            mount_overlay([tmp_path / "lower"], tmp_path / "u", tmp_path / "w", tmp_path / "t")
+            assert [str(p) for p in mounts_below(tmp_path)] == [str(tmp_path / "t")]
+            assert asked == [rootfs._FSOPEN, rootfs._FSCONFIG], "nothing was tried that such a kernel would log"
+        finally:
+            unmount(tmp_path / "t")
 
     def test_no_layers(self, tmp_path: Path) -> None:
         try:

@@ -31,7 +31,7 @@ from domain.records import Cause, Draft, Now, Record
 from service import config as configuration
 from service import handlers, wiring
 from service.daemon import Ports
-from service.main import serve_on
+from service.main import UMASK, serve_on
 
 EFFECTS = {
     "sandboxes": ("set_up", "tear_down", "remove"),
@@ -154,7 +154,7 @@ def main() -> int:
     watch_pins(points)
     config = configuration.load(path, required=True)
     wiring.set_up_logging(config.daemon.log_level)
-    os.umask(0o077)
+    os.umask(UMASK)
     with wiring.holding(config), wiring.daemons_log(config) as event_log:
         return asyncio.run(serve_on(config, event_log, lambda ports: wrap(ports, points)))
 

@@ -146,7 +146,7 @@ def _resources(**values: Any) -> Callable[[Any], None]:
         (_add("CDI_devices", name="vendor/class=x"), Unsupported),
         (_add("devices", host_path="/dev/a", permissions="rwx"), InvalidRequest),
         (_add("devices", host_path="dev/a"), InvalidRequest),
-        (_context(selinux_options=pb.SELinuxOption(type="t")), Unsupported),
+        (_context(selinux_options=pb.SELinuxOption(type="t\n")), InvalidRequest),
         (_context(capabilities=pb.Capability(add_ambient_capabilities=["X"])), Unsupported),
         (_context(run_as_user=pb.Int64Value(value=2**31)), InvalidRequest),
         (_context(run_as_group=pb.Int64Value(value=1)), InvalidRequest),

@@ -131,7 +131,8 @@ def _set(path: str, value: Any) -> Callable[[Any], None]:
         (_set("linux.security_context.namespace_options.ipc", 17), InvalidRequest),
         (_set("linux.security_context.namespace_options.userns_options.mode", pb.POD), Unsupported),
         (_set("linux.security_context.namespace_options.userns_options.mode", pb.CONTAINER), InvalidRequest),
-        (_set("linux.security_context.selinux_options.level", "s0:c1"), Unsupported),
+        (_set("linux.security_context.selinux_options.level", "s0:c1"), None),
+        (_set("linux.security_context.selinux_options.level", "s0:\n"), InvalidRequest),
         (_set("linux.security_context.run_as_user.value", -1), InvalidRequest),
         (_set("linux.security_context.run_as_group.value", 5), InvalidRequest),
         (_set("linux.security_context.seccomp_profile_path", "odd"), None),
@@ -155,3 +156,12 @@ def test_refusals(change: Callable[[Any], None], error: type[Exception] | None) 
     else:
         with pytest.raises(error):
             read(config)
+
+
+def test_selinux_options_are_refused_only_where_the_host_has_selinux() -> None:
+    config = asked()
+    config.linux.security_context.selinux_options.level = "s0:c1,c2"
+    assert read(config)[0].security.selinux == ("", "", "", "s0:c1,c2")
+    with pytest.raises(Unsupported, match="this host has SELinux"):
+        read(config, rules=SandboxRules(selinux=True))
+    assert read(asked(), rules=SandboxRules(selinux=True))[0].security.selinux is None

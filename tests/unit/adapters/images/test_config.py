@@ -58,22 +58,13 @@ HOSTILE = {
     "config list": of([]),
     "env string": of({"Env": "A=1"}),
     "env numbers": of({"Env": [1]}),
-    "env without =": of({"Env": ["A"]}),
-    "env without name": of({"Env": ["=1"]}),
     "env many": of({"Env": ["A=1"] * 10_001}),
     "env long": of({"Env": ["A=" + "x" * 200_000]}),
     "nul": of({"Cmd": ["a\0b"]}),
     "surrogate": b'{"config": {"Cmd": ["\\ud800"]}}',
     "workdir object": of({"WorkingDir": {}}),
     "volumes list": of({"Volumes": ["/v"]}),
-    "uid beyond int32": of({"User": "2147483648"}),
-    "uid wraps to root": of({"User": "4294967296"}),
-    "uid negative": of({"User": "-1"}),
-    "uid enormous": of({"User": "9" * 200}),
-    "gid out of range": of({"User": "0:2147483648"}),
-    "group without user": of({"User": ":0"}),
-    "user with newline": of({"User": "a\nroot"}),
-    "user with slash": of({"User": "../x"}),
+    "user long": of({"User": "u" * 4097}),
     "diff id": of({}, rootfs={"diff_ids": ["../../x"]}),
     "diff ids many": of({}, rootfs={"diff_ids": [D] * 501}),
     "rootfs string": of({}, rootfs="x"),
@@ -86,14 +77,34 @@ def test_hostile_is_refused(name: str) -> None:
         parse_config(HOSTILE[name])
 
 
-@pytest.mark.parametrize("user", ["", "0", "2147483647", "33:33", "www-data", "www-data:100", "a.b@c", "1002:"])
-def test_users(user: str) -> None:
+@pytest.mark.parametrize(
+    "user",
+    ["", "0", "33:33", "www-data:100", "a.b@c", "1002:", ":33", "4294967296", "-1", "a\nroot", "../x", "9" * 200],
+)
+def test_a_user_is_kept_as_written_for_whoever_makes_a_container(user: str) -> None:
     assert parse_config(of({"User": user})).user == user
 
 
-@pytest.mark.parametrize("signal", ["SIGTERM", "TERM", "15", "SIGRTMIN+1"])
-def test_signals(signal: str) -> None:
-    assert parse_config(of({"StopSignal": signal})).stop_signal == signal
+def test_items_of_env_that_set_nothing_are_left_out() -> None:
+    assert parse_config(of({"Env": ["A=1", "B", "", "=8300", "=", "C==", "D="]})).env == ("A=1", "C==", "D=")
+
+
+@pytest.mark.parametrize("spell", [str.lower, str.upper, str.swapcase, str.title])
+def test_keys_in_any_case(spell: Any) -> None:
+    inner = {"Env": ["A=1"], "Entrypoint": ["e"], "Cmd": ["c"], "WorkingDir": "/w", "User": "7", "StopSignal": "INT"}
+    written = {spell(key): value for key, value in (inner | {"Volumes": {"/v": None}}).items()}
+    found = parse_config(json.dumps({spell("config"): written, spell("rootfs"): {spell("diff_ids"): [D]}}).encode())
+    assert found == ImageConfig(("A=1",), ("e",), ("c",), "/w", "7", "INT", ("/v",), (D,))
+
+
+def test_of_a_key_that_is_there_twice_the_last_counts() -> None:
+    assert parse_config(b'{"config": {"User": "0", "user": "1000"}}').user == "1000"
+
+
+@pytest.mark.parametrize("spell", [str.lower, str.upper, str.title])
+@pytest.mark.parametrize("signal", ["SIGTERM", "TERM", "15", "SIGRTMIN+1", "rtmax-3"])
+def test_signals_in_any_case(signal: str, spell: Any) -> None:
+    assert parse_config(of({"StopSignal": spell(signal)})).stop_signal == signal.upper()
 
 
 @pytest.mark.parametrize("signal", ["sig term", "; rm", "SIG" + "X" * 50, "-9"])

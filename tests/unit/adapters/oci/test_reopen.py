@@ -38,7 +38,7 @@ def test_a_file_that_is_still_written_is_left_alone(me: Process, log: Path) -> N
 def test_the_new_file_is_ours_before_it_is_conmons(me: Process, log: Path) -> None:
     made = prepare(me, log)
     there = os.stat(f"{log}.tmp")
-    assert made == (there.st_dev, there.st_ino) and there.st_size == 0 and there.st_mode & 0o777 == 0o600
+    assert made == (there.st_dev, there.st_ino) and there.st_size == 0 and there.st_mode & 0o777 == 0o640
     assert prepare(me, log) is not None, "one that was left is replaced"
 
 

@@ -204,7 +204,6 @@ def test_environment_that_cannot_be(value: bytes) -> None:
 REFUSED = {
     "userns": (Unsupported, container(namespaces=replace(KUBELET, userns=True)), sandbox()),
     "cdi": (Unsupported, container(cdi_devices=("a/b=c",)), sandbox()),
-    "selinux": (Unsupported, container(security=c.SecurityContext(selinux=("u", "", "", ""))), sandbox()),
     "apparmor": (
         Unsupported,
         container(security=c.SecurityContext(apparmor=c.SecurityProfile(c.ProfileType.LOCALHOST, "mine"))),
@@ -252,6 +251,14 @@ def test_refused_before_anything_happens(name: str) -> None:
     kind, con, pod = REFUSED[name]
     with pytest.raises(kind):
         spec.check(con.config, pod.config, HOST)
+
+
+def test_selinux_options_mean_nothing_on_a_host_without_selinux() -> None:
+    con = container(security=c.SecurityContext(selinux=("u", "r", "t", "s0")))
+    spec.check(con.config, sandbox().config, HOST)
+    with pytest.raises(Unsupported, match="this host has SELinux"):
+        spec.check(con.config, sandbox().config, replace(HOST, selinux=True))
+    spec.check(container().config, sandbox().config, replace(HOST, selinux=True))
 
 
 @pytest.mark.parametrize("pod", [KUBELET, HOSTED, c.NamespaceOptions(POD, POD, POD)])

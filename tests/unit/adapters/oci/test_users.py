@@ -4,6 +4,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from adapters.oci import users
 from domain.config import SecurityContext
@@ -28,7 +30,12 @@ def resolve(image: str = "", **security: Any) -> User:
         ("5000", {}, User(5000, 0, (0,))),
         ("web:extra", {}, User(33, 77, (34, 77))),
         ("web:500", {}, User(33, 500, (34, 77, 500))),
-        ("12", {}, User(99, 98, (98,))),
+        ("12", {}, User(12, 0, (0,))),
+        (":77", {}, User(0, 77, (77,))),
+        ("0033", {}, User(33, 34, (34, 77))),
+        ("web:0077", {}, User(33, 77, (34, 77))),
+        ("", {"run_as_username": "12"}, User(12, 0, (0,))),
+        ("", {"run_as_username": "33"}, User(33, 34, (34, 77))),
         ("web", {"run_as_user": 0}, User(0, 0, (0,))),
         ("", {"run_as_user": 33}, User(33, 34, (34, 77))),
         ("", {"run_as_user": 33, "run_as_group": 5}, User(33, 5, (5, 34, 77))),
@@ -101,3 +108,40 @@ def test_odd_files(root: tuple[Path, int]) -> None:
     assert read("/etc/group") == ""
     (path / "etc/dir").mkdir()
     assert read("/etc/dir") == ""
+
+
+NUMBERS = st.integers(0, 2**31 - 1)
+LINES = st.lists(
+    st.tuples(st.one_of(NUMBERS.map(str), st.sampled_from(["root", "web"])), NUMBERS, NUMBERS), max_size=6
+).flatmap(st.permutations)
+
+
+@given(NUMBERS, NUMBERS, LINES, st.booleans())
+def test_a_number_is_never_a_name(uid: int, gid: int, lines: list[tuple[str, int, int]], with_own: bool) -> None:
+    """Whatever a hostile passwd calls its accounts: who runs is the one whom ImageStatus and runAsNonRoot mean."""
+    hostile = [*lines, *([(str(uid), 0, 0), (str(gid), 0, 0)] if with_own else [])]
+    passwd = "".join(f"{name}:x:{u}:{g}::/:/bin/sh\n" for name, u, g in hostile)
+    group = "".join(f"{name}:x:{g}:\n" for name, _, g in lines if int(g) == g and not name.isdecimal())
+    files = {"/etc/passwd": passwd, "/etc/group": group}
+    for user, security in (
+        (f"{uid}:{gid}", SecurityContext()),
+        ("root", SecurityContext(run_as_user=uid, run_as_group=gid)),
+        ("root", SecurityContext(run_as_username=str(uid), run_as_group=gid)),
+    ):
+        found = users.resolve(security, user, lambda path: files.get(path, ""))
+        assert (found.uid, found.gid) == (uid, gid)
+
+
+@pytest.mark.parametrize("line", ["77:x:0:", "77:x::", "77", " 77:x:5", "77:x:-1:", "77:x:4294967373:", "77:x"])
+def test_a_group_that_the_runtime_would_take_for_another_is_refused(line: str) -> None:
+    """runc looks the numbers of the spec up as names in the container's own file."""
+    for text in (f"{line}\n", f"a:x:78:\n{line}\nb:x:1:\n"):
+        files = {"/etc/passwd": "", "/etc/group": text}
+        with pytest.raises(InvalidRequest, match="a group named 77"):
+            users.resolve(SecurityContext(supplemental_groups=(77,)), "5", files.__getitem__)
+        users.resolve(SecurityContext(supplemental_groups=(78,)), "5", files.__getitem__)
+
+
+@pytest.mark.parametrize("line", ["77:x:77:", "77:x:077:a", "077:x:0:", "x77:x:0:"])
+def test_a_group_whose_name_is_its_number_is_no_trap(line: str) -> None:
+    users.resolve(SecurityContext(supplemental_groups=(77,)), "5", lambda path: line if "group" in path else "")

@@ -1,0 +1,166 @@
+"""Programs and images as people have them: not root, no directory entries, odd configurations; by the real daemon.
+
+The daemon's parent has umask 077, as root's shell has it where an administrator hardened it.
+"""
+
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from proto import api_pb2 as pb
+from tests.crash.life import Pod, container_config
+from tests.support.daemon import Machine, machine
+from tests.support.oci_layout import busybox_files
+
+pytestmark = [pytest.mark.real, pytest.mark.slow]
+
+UID = 1000
+TOKEN = "/var/run/secrets/kubernetes.io/serviceaccount"
+
+
+@pytest.fixture(scope="module")
+def served() -> Iterator[Machine]:
+    before = os.umask(0o077)
+    try:
+        with machine() as made:
+            made.start()
+            yield made
+            assert made.terminate() == 0
+            assert made.left().mounts == ()
+    finally:
+        os.umask(before)
+
+
+@pytest.fixture
+def m(served: Machine) -> Iterator[Machine]:
+    yield served
+    runtime, images = served.cri()
+    for pod in runtime.ListPodSandbox(pb.ListPodSandboxRequest(), timeout=5).items:
+        runtime.RemovePodSandbox(pb.RemovePodSandboxRequest(pod_sandbox_id=pod.id), timeout=30)
+    for image in images.ListImages(pb.ListImagesRequest(), timeout=5).images:
+        images.RemoveImage(pb.RemoveImageRequest(image=pb.ImageSpec(image=image.id)), timeout=30)
+    served.await_clean()
+
+
+class Ran:
+    """What a container that has ended left: its status, its lines."""
+
+    def __init__(self, pod: Pod) -> None:
+        self.status = pod.ended()
+        text = (pod.machine.pod_logs / pod.name / "app.log").read_text()
+        self.lines = [line.split(" ", 3)[3] for line in text.splitlines()]
+
+    @property
+    def code(self) -> int:
+        return int(self.status.exit_code)
+
+
+def image(m: Machine, name: str, config: Mapping[str, Any] | None = None, **files: Mapping[str, Any]) -> str:
+    """An image of busybox and, above it, layers of their own. Its reference."""
+    reference = f"registry.example/{name}:1"
+    m.layout(name, files=busybox_files(), more_layers=list(files.values()), config=config)
+    m.load(reference, name)
+    return reference
+
+
+def ran(m: Machine, reference: str, script: str, *, user: int | None = UID, change: Any = None, **more: Any) -> Ran:
+    pod = Pod(m, reference.rpartition("/")[2].partition(":")[0]).run()
+    config = container_config(script, image=reference, **more)
+    if user is not None:
+        config.linux.security_context.run_as_user.value = user
+    if change is not None:
+        change(config)
+    request = pb.CreateContainerRequest(pod_sandbox_id=pod.sandbox_id, config=config)
+    pod.container_id = m.cri()[0].CreateContainer(request, timeout=30).container_id
+    pod.start()
+    return Ran(pod)
+
+
+def mount(host: Path, inside: str, **more: Any) -> Any:
+    return pb.Mount(host_path=str(host), container_path=inside, **more)
+
+
+# --- not root --------------------------------------------------------------------------------------------------------
+
+
+def test_a_program_that_is_not_root_reads_what_is_mounted_for_it(m: Machine, tmp_path: Path) -> None:
+    """The service account's token below /var/run, one file in a directory that the image lacks, a host path that
+    nobody has made, a working directory that the image lacks."""
+    for directory in (tmp_path, *tmp_path.parents[:3]):
+        directory.chmod(0o755)
+    token = tmp_path / "token"
+    token.mkdir(mode=0o755)
+    (token / "token").write_text("secret\n")
+    (token / "token").chmod(0o644)
+    (token / "app.yaml").write_text("a: b\n")
+    (token / "app.yaml").chmod(0o644)
+    (token).chmod(0o755)
+    mounts = [
+        mount(token, TOKEN, readonly=True),
+        mount(token / "app.yaml", "/etc/app/conf.d/app.yaml"),
+        mount(tmp_path / "not/yet/there", "/srv/made"),
+    ]
+    script = f"cat {TOKEN}/token /etc/app/conf.d/app.yaml && ls -d /srv/made /srv/made/. . && id -u"
+    found = ran(m, image(m, "plain"), script, mounts=mounts, working_dir="/deep/work/dir")
+    assert (found.code, found.lines) == (0, ["secret", "a: b", ".", "/srv/made", "/srv/made/.", "1000"])
+    assert {oct((tmp_path / p).stat().st_mode & 0o777) for p in ("not", "not/yet", "not/yet/there")} == {"0o755"}
+
+
+def test_layers_without_entries_for_their_directories(m: Machine) -> None:
+    files = {"opt/app/bin/run": b"#!/bin/sh\necho ran\n", "opt/app/etc/conf": b"conf\n"}
+    found = ran(m, image(m, "bare", first=files), "/opt/app/bin/run && cat /opt/app/etc/conf")
+    assert (found.code, found.lines) == (0, ["ran", "conf"])
+
+
+def test_what_is_the_daemons_own_stays_its_own(m: Machine) -> None:
+    ran(m, image(m, "plain"), "true")
+    assert oct(m.data.stat().st_mode & 0o777) == "0o700"
+    for path in (m.data, *m.data.glob("log/*"), *m.data.glob("private/*"), m.data / "key", m.data / "owner.json"):
+        assert path.stat().st_mode & 0o077 == 0, path
+    for path in m.run.iterdir():
+        assert path.stat().st_mode & 0o077 == 0, path
+
+
+def test_the_log_is_for_root_and_its_group(m: Machine) -> None:
+    ran(m, image(m, "plain"), "echo x")
+    assert oct((m.pod_logs / "plain/app.log").stat().st_mode & 0o7777) == "0o640"
+
+
+# --- who runs --------------------------------------------------------------------------------------------------------
+
+HOSTILE = {
+    "etc/passwd": b"1000:x:0:0::/root:/bin/sh\nroot:x:0:0::/:/bin/sh\nx:x:1000:7::/:\n",
+    "etc/group": b"44:x:0:\n",
+}
+
+
+@pytest.mark.parametrize(("user", "config"), [(1000, {}), (None, {"User": "1000"}), (None, {"User": "1000:45"})])
+def test_a_number_is_not_the_name_of_an_account(m: Machine, user: int | None, config: Mapping[str, Any]) -> None:
+    reference = image(m, "hostile" + str(len(str(config))), config, first=HOSTILE)
+    found = ran(m, reference, "id -u; id -g", user=user)
+    gid = "45" if "45" in str(config) else "7"
+    assert (found.code, found.lines) == (0, ["1000", gid])
+    assert found.status.user.linux.uid == 1000
+
+
+# --- odd configurations ----------------------------------------------------------------------------------------------
+
+
+def test_selinux_options_mean_nothing_here(m: Machine) -> None:
+    if Path("/sys/fs/selinux/enforce").exists():
+        pytest.skip("this host has SELinux: there they are refused")
+
+    def labelled(config: Any) -> None:
+        config.linux.security_context.selinux_options.type = "spc_t"
+        config.linux.security_context.selinux_options.level = "s0:c1,c2"
+
+    assert ran(m, image(m, "plain"), "true", change=labelled).code == 0
+
+
+def test_odd_entries_do_not_condemn_an_image(m: Machine) -> None:
+    config = {"Env": ["PATH=/bin", "ODD", "", "=8300", "EVEN=1"], "User": ":33", "StopSignal": "no signal"}
+    found = ran(m, image(m, "odd", config), "echo $EVEN $ODD; id -u; id -g", user=None)
+    assert (found.code, found.lines) == (0, ["1", "0", "33"])
