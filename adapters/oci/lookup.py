@@ -1,6 +1,6 @@
 """What the spec needs to know of the machine and of the container's files. Blocking; run in a thread of an effect.
 
-Client paths on the host are resolved here, once; paths inside the root file system only through openat2.
+Client paths on the host are resolved here, once; what lies inside the root file system is `inside`'s.
 """
 
 import contextlib
@@ -140,47 +140,6 @@ def _node(path: str, found: os.stat_result, asked: str) -> Node | None:
     number = found.st_rdev
     mode = stat.S_IMODE(found.st_mode)
     return Node(path, kind, os.major(number), os.minor(number), mode, found.st_uid, found.st_gid, asked)
-
-
-# --- inside the root file system -------------------------------------------------------------------------------------
-
-
-def open_root(rootfs: str) -> int:
-    """A descriptor of the mounted root, after the check that runc needs (CVE-2026-41579, CVE-2023-28642).
-
-    Raises InvalidRequest where the image's /dev, /proc or /sys is a symlink or anything else but a directory.
-    """
-    root = os.open(rootfs, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    for name in ("dev", "proc", "sys"):
-        try:
-            found = os.stat(name, dir_fd=root, follow_symlinks=False)
-        except FileNotFoundError:
-            continue
-        if not stat.S_ISDIR(found.st_mode):
-            os.close(root)
-            raise InvalidRequest(f"the image's /{name} is not a directory")
-    return root
-
-
-def make_working_directory(root: int, path: str) -> None:
-    """Makes the working directory inside the root where it is missing; a symlink cannot lead out of the root.
-
-    Each part is opened in the root and the next made relative to that descriptor: no path string is used twice.
-    """
-    here = os.dup(root)
-    done = ""
-    try:
-        for part in [part for part in path.split("/") if part]:
-            done = f"{done}/{part}"
-            with contextlib.suppress(FileExistsError):
-                os.mkdir(part, 0o755, dir_fd=here)
-            following = kernel.open_in_root(root, done, os.O_PATH | os.O_DIRECTORY)
-            os.close(here)
-            here = following
-    except OSError as error:
-        raise InvalidRequest(f"working directory {path[:200]!r}: {os.strerror(error.errno or 0)}") from error
-    finally:
-        os.close(here)
 
 
 def _first_lines(path: str) -> list[str]:

@@ -56,12 +56,20 @@ def check(mount: Mount, recursive_read_only: bool) -> None:
 
 
 def build(
-    config: ContainerConfig, sources: Mapping[str, Source], shm: str, etc: Sequence[tuple[str, str]] = ()
+    config: ContainerConfig,
+    sources: Mapping[str, Source],
+    shm: str,
+    etc: Sequence[tuple[str, str]] = (),
+    volumes: Sequence[tuple[str, str]] = (),
 ) -> list[dict[str, Any]]:
-    """The client's mounts replace base ones at or below the same place; then parents come before children."""
+    """The client's mounts replace base ones at or below the same place; then parents come before children.
+
+    `etc`, `volumes`: (place in the container, source on the host).
+    """
     asked = [_bind(mount, sources) for mount in config.mounts]
     taken = {entry["destination"] for entry in asked}
-    base = [*_base(shm, config.security.privileged), *_etc(etc, config.security.readonly_rootfs)]
+    bound = [_entry(path, "bind", source, ["rbind", "rprivate", "rw"]) for path, source in volumes]
+    base = [*_base(shm, config.security.privileged), *bound, *_etc(etc, config.security.readonly_rootfs)]
     kept = [entry for entry in base if not _covered(entry["destination"], taken)]
     # The sort is stable: of two mounts at one place the later one ends on top, as the client ordered them.
     return sorted([*kept, *asked], key=lambda entry: entry["destination"].count("/"))

@@ -38,6 +38,8 @@ class ImageConfig(Protocol):
     def working_dir(self) -> str: ...
     @property
     def user(self) -> str: ...
+    @property
+    def volumes(self) -> tuple[str, ...]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +64,8 @@ class Host:
 class Facts:
     """What was looked up for one container. Paths of namespaces are empty where the pod has none of its own.
 
-    `etc`: files of the sandbox to show in the container, as (path in the container, path on the host).
+    `etc`: files of the sandbox to show in the container, as (path in the container, path on the host); `volumes`:
+    the image's that need a mount, likewise.
     """
 
     rootfs: str
@@ -73,6 +76,7 @@ class Facts:
     pid: str = ""
     shm: str = "/dev/shm"
     etc: tuple[tuple[str, str], ...] = ()
+    volumes: tuple[tuple[str, str], ...] = ()
     seccomp: Mapping[str, Any] | None = None
     sources: Mapping[str, mounts.Source] | None = None
     nodes: tuple[devices.Node, ...] = ()
@@ -155,7 +159,7 @@ def build(
         "ociVersion": OCI_VERSION,
         "process": _process(config, sandbox.config, secrets, image, facts, host),
         "root": {"path": facts.rootfs, "readonly": config.security.readonly_rootfs},
-        "mounts": mounts.build(config, facts.sources or {}, facts.shm, facts.etc),
+        "mounts": mounts.build(config, facts.sources or {}, facts.shm, facts.etc, facts.volumes),
         "annotations": _annotations(container, sandbox),
         "linux": _linux(container, sandbox, facts, host),
     }

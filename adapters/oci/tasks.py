@@ -15,10 +15,25 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from adapters.oci import cgroups, files, kernel, logpath, lookup, process, runc, seccomp, spec, sweep, usage, users
+from adapters.oci import (
+    cgroups,
+    files,
+    inside,
+    kernel,
+    logpath,
+    lookup,
+    process,
+    runc,
+    seccomp,
+    spec,
+    sweep,
+    usage,
+    users,
+)
 from adapters.oci.execs import ExecResult, Execs, cgroup_of
 from adapters.oci.layout import DIRECTORY_MODE, ContainerPaths, Layout
 from adapters.oci.monitor import Monitors, read_exit, recorded, strays
+from adapters.oci.mounts import Source
 from adapters.oci.reopen import Logs
 from adapters.oci.threads import Threads
 from domain.config import ContainerConfig, ContainerSecrets, NamespaceMode, SandboxConfig
@@ -160,24 +175,19 @@ class Tasks:
         secrets: ContainerSecrets,
         image: spec.ImageConfig,
     ) -> tuple[User, str]:
-        root = lookup.open_root(paths.rootfs)
-        try:
-            user = users.resolve(container.config.security, image.user, users.files_of(root))
-            lookup.make_working_directory(root, spec.working_directory(container.config, image))
-        finally:
-            os.close(root)
+        found = _prepared(paths.rootfs, container.config, image)
         holder = self._pid_holder(container.config, sandbox)
         if holder is not None:
             files.write_process(paths.joined, holder)
-        facts = self._facts(paths, container, sandbox, user, holder)
+        facts = self._facts(paths, container, sandbox, found, holder)
         built = spec.build(container, sandbox, secrets, image, facts, self.host())
         cgroup = built["linux"]["cgroupsPath"]
         files.write(paths.cgroup, cgroup.encode())
         files.write_json(paths.config, built)
-        return user, cgroup
+        return found.user, cgroup
 
     def _facts(
-        self, paths: ContainerPaths, container: Container, sandbox: Sandbox, user: User, holder: Process | None
+        self, paths: ContainerPaths, container: Container, sandbox: Sandbox, found: "_Prepared", holder: Process | None
     ) -> spec.Facts:
         config = container.config
         pod = self.layout.sandbox(sandbox.id)
@@ -188,15 +198,16 @@ class Tasks:
         wanted = seccomp.wanted(config.security.seccomp, config.security.privileged, self._seccomp_profile)
         return spec.Facts(
             rootfs=paths.rootfs,
-            user=user,
+            user=found.user,
             net=pod.net if own_net else "",
             uts=pod.uts if own_net else "",
             ipc=pod.ipc if own_ipc else "",
             pid=f"/proc/{holder.pid}/ns/pid" if holder else "",
             shm=pod.shm if shared_shm else "/dev/shm",
             etc=self._etc(sandbox),
+            volumes=found.volumes,
+            sources=found.sources,
             seccomp=seccomp.load(wanted) if wanted else None,
-            sources=lookup.sources(config.mounts),
             nodes=lookup.nodes(config.devices, config.security.privileged),
         )
 
@@ -396,6 +407,29 @@ class Tasks:
 
     def observe(self, containers: Sequence[Container], boot_id: str) -> Mapping[str, TaskObservation]:
         return sweep.tasks(self.layout, containers, boot_id)
+
+
+@dataclass(frozen=True, slots=True)
+class _Prepared:
+    """What was found out, and made, inside a root file system. `volumes`: see `inside.make_volumes`."""
+
+    user: User
+    sources: Mapping[str, Source]
+    volumes: tuple[tuple[str, str], ...]
+
+
+def _prepared(rootfs: str, config: ContainerConfig, image: spec.ImageConfig) -> _Prepared:
+    sources = lookup.sources(config.mounts)
+    root = inside.open_root(rootfs)
+    try:
+        user = users.resolve(config.security, image.user, users.files_of(root))
+        mounts = inside.destinations(root, config.mounts)
+        inside.make_working_directory(root, spec.working_directory(config, image), mounts)
+        read_only = config.security.readonly_rootfs
+        volumes = inside.make_volumes(root, rootfs, image.volumes, mounts, read_only=read_only)
+    finally:
+        os.close(root)
+    return _Prepared(user, sources, volumes)
 
 
 def _time_left(deadline: Deadline) -> bool:

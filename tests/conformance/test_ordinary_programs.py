@@ -3,21 +3,24 @@
 The daemon's parent has umask 077, as root's shell has it where an administrator hardened it.
 """
 
+import itertools
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
+from grpc import StatusCode
 
 from proto import api_pb2 as pb
-from tests.crash.life import Pod, container_config
-from tests.support.daemon import Machine, machine
+from tests.crash.life import Pod, container_config, refused
+from tests.support.daemon import Machine, machine, until
 from tests.support.oci_layout import busybox_files
 
 pytestmark = [pytest.mark.real, pytest.mark.slow]
 
 UID = 1000
+NUMBERS = itertools.count(1)
 TOKEN = "/var/run/secrets/kubernetes.io/serviceaccount"
 
 
@@ -50,7 +53,8 @@ class Ran:
 
     def __init__(self, pod: Pod) -> None:
         self.status = pod.ended()
-        text = (pod.machine.pod_logs / pod.name / "app.log").read_text()
+        self.log = pod.machine.pod_logs / pod.name / "app.log"
+        text = self.log.read_text()
         self.lines = [line.split(" ", 3)[3] for line in text.splitlines()]
 
     @property
@@ -67,7 +71,7 @@ def image(m: Machine, name: str, config: Mapping[str, Any] | None = None, **file
 
 
 def ran(m: Machine, reference: str, script: str, *, user: int | None = UID, change: Any = None, **more: Any) -> Ran:
-    pod = Pod(m, reference.rpartition("/")[2].partition(":")[0]).run()
+    pod = Pod(m, f"pod-{next(NUMBERS)}").run()
     config = container_config(script, image=reference, **more)
     if user is not None:
         config.linux.security_context.run_as_user.value = user
@@ -104,7 +108,7 @@ def test_a_program_that_is_not_root_reads_what_is_mounted_for_it(m: Machine, tmp
         mount(tmp_path / "not/yet/there", "/srv/made"),
     ]
     script = f"cat {TOKEN}/token /etc/app/conf.d/app.yaml && ls -d /srv/made /srv/made/. . && id -u"
-    found = ran(m, image(m, "plain"), script, mounts=mounts, working_dir="/deep/work/dir")
+    found = ran(m, image(m, "plain"), script, mounts=mounts, working_dir="/deep/down/there")
     assert (found.code, found.lines) == (0, ["secret", "a: b", ".", "/srv/made", "/srv/made/.", "1000"])
     assert {oct((tmp_path / p).stat().st_mode & 0o777) for p in ("not", "not/yet", "not/yet/there")} == {"0o755"}
 
@@ -125,8 +129,7 @@ def test_what_is_the_daemons_own_stays_its_own(m: Machine) -> None:
 
 
 def test_the_log_is_for_root_and_its_group(m: Machine) -> None:
-    ran(m, image(m, "plain"), "echo x")
-    assert oct((m.pod_logs / "plain/app.log").stat().st_mode & 0o7777) == "0o640"
+    assert oct(ran(m, image(m, "plain"), "echo x").log.stat().st_mode & 0o7777) == "0o640"
 
 
 # --- who runs --------------------------------------------------------------------------------------------------------
@@ -164,3 +167,70 @@ def test_odd_entries_do_not_condemn_an_image(m: Machine) -> None:
     config = {"Env": ["PATH=/bin", "ODD", "", "=8300", "EVEN=1"], "User": ":33", "StopSignal": "no signal"}
     found = ran(m, image(m, "odd", config), "echo $EVEN $ODD; id -u; id -g", user=None)
     assert (found.code, found.lines) == (0, ["1", "0", "33"])
+
+
+# --- what the image says of directories and signals ------------------------------------------------------------------
+
+VOLUME_FILES = {"data/seed": b"seed\n", "var/log/real/x": b"", "var/lib/app": "/data"}
+
+
+@pytest.mark.parametrize("read_only", [False, True])
+def test_volumes_exist_and_can_be_written_also_in_a_read_only_root(m: Machine, read_only: bool) -> None:
+    config = {"Volumes": {"/data": {}, "/new/deep": {}, "/var/lib/app/sub": {}, "/proc/x": {}, "/": {}}}
+    reference = image(m, f"volumes-{read_only}".lower(), config, first=VOLUME_FILES)
+
+    def sealed(config: Any) -> None:
+        config.linux.security_context.readonly_rootfs = read_only
+
+    script = "cat /data/seed; for d in /data /new/deep /data/sub; do echo x >$d/w && cat $d/w; done; touch /etc/x"
+    found = ran(m, reference, f"({script}) 2>/dev/null", user=None, change=sealed)
+    assert (found.code, found.lines) == (int(read_only), ["seed", "x", "x", "x"])
+
+
+def test_a_volume_in_a_mount_of_the_client_is_a_directory_of_it(m: Machine, tmp_path: Path) -> None:
+    reference = image(m, "nested", {"Volumes": {"/srv/db/data": {}}})
+    found = ran(m, reference, "echo x >/srv/db/data/f", user=None, mounts=[mount(tmp_path, "/srv/db")])
+    assert found.code == 0 and (tmp_path / "data/f").read_text() == "x\n"
+
+
+@pytest.mark.parametrize("there", [False, True])
+def test_a_working_directory_that_is_a_link_into_a_volume(m: Machine, tmp_path: Path, there: bool) -> None:
+    """Judged when the mounts are there, by the runtime. A link to what nobody has made is an error of the image."""
+    tmp_path.chmod(0o755)
+    if there:
+        (tmp_path / "app").mkdir()
+        (tmp_path / "app/file").write_text("found\n")
+        for path in (tmp_path / "app", tmp_path / "app/file"):
+            path.chmod(0o755)
+    reference = image(m, f"linked-{there}".lower(), {"WorkingDir": "/app"}, first={"app": "/mnt/data/app"})
+    mounts = [mount(tmp_path, "/mnt/data")]
+    if there:
+        assert ran(m, reference, "cat file", mounts=mounts).lines == ["found"]
+        assert ran(m, reference, "pwd", mounts=mounts, working_dir="/mnt/data/new", user=None).lines == [
+            "/mnt/data/new"
+        ]
+    else:
+        with refused(StatusCode.INTERNAL, "/app"):
+            ran(m, reference, "true", mounts=mounts)
+
+
+def test_a_working_directory_in_a_read_only_root(m: Machine) -> None:
+    def sealed(config: Any) -> None:
+        config.linux.security_context.readonly_rootfs = True
+
+    reference = image(m, "sealed", {"WorkingDir": "/not/in/the/image"}, first={"l": "/else/where"})
+    assert ran(m, reference, "pwd", change=sealed).lines == ["/not/in/the/image"]
+    assert ran(m, reference, "pwd -P", change=sealed, working_dir="/l/x").lines == ["/else/where/x"]
+
+
+@pytest.mark.parametrize("signal", ["sigusr1", "usr1", "Usr1", "SIGUSR1", "10"])
+def test_a_stop_signal_in_any_case(m: Machine, signal: str) -> None:
+    reference = image(m, f"stops-{signal.lower()}", {"StopSignal": signal})
+    pod = Pod(m, f"stops-{signal.lower()}").run()
+    pod.create(
+        "trap 'exit 33' USR1; trap 'exit 44' TERM; touch /shared/up; while :; do sleep 0.05; done", image=reference
+    )
+    pod.start()
+    until((pod.shared / "up").exists)
+    pod.stop(10)
+    assert pod.ended().exit_code == 33

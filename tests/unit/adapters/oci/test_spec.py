@@ -47,6 +47,7 @@ class Image:
     cmd: tuple[str, ...] = ("default",)
     working_dir: str = "/srv"
     user: str = ""
+    volumes: tuple[str, ...] = ()
 
 
 def sandbox(**values: Any) -> Sandbox:
