@@ -147,6 +147,7 @@ IMAGE_TRANSITIONS = (
     (I.PRESENT,                                 e.ImageRemoveRequested,       I.REMOVING,    "refused while a container claims the id"),
     (I.REMOVING,                                e.ImageRemoved,               I.ABSENT,      ""),
     (I.PRESENT,                                 e.ImageLost,                  I.ABSENT,      "the store no longer has it whole"),
+    (I.PULLING,                                 e.ImageLost,                  I.PULLING,     "what it meant before the pull is gone"),
 )
 
 # --- permitted: one row per command, one column per state --------------------------------------------------------------
@@ -200,7 +201,7 @@ _IMAGE_PERMITTED = {
     c.RecordPulled:                 (ALREADY,                       e.ImagePulled,                 ALREADY,                       ALREADY),
     c.RecordPullFailed:             (ALREADY,                       e.ImagePullFailed,             ALREADY,                       ALREADY),
     c.RecordImageRemoved:           (ALREADY,                       ALREADY,                       ALREADY,                       e.ImageRemoved),
-    c.RecordImageLost:              (ALREADY,                       ALREADY,                       e.ImageLost,                   ALREADY),
+    c.RecordImageLost:              (ALREADY,                       e.ImageLost,                   e.ImageLost,                   ALREADY),
 }
 
 # --- what the CRI shows; None: not listed ------------------------------------------------------------------------------

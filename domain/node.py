@@ -19,11 +19,11 @@ from domain.container import Container
 from domain.decision import Accept, Decision
 from domain.image import Image, PulledImage
 from domain.lifecycle import ContainerState, ImageState, SandboxState
-from domain.names import ContainerName, SandboxName, sandbox_name
+from domain.names import ContainerName, SandboxName, repo_digest, sandbox_name
 from domain.records import Now
 from domain.sandbox import Sandbox
 
-SCHEMA = 2
+SCHEMA = 3
 """Number of the fold. A checkpoint of another number is discarded and the log replayed."""
 
 Claim = tuple[tuple[str, e.Event], ...]
@@ -125,7 +125,7 @@ class Node:
             case "sandbox":
                 self._apply_sandbox(name, event)
             case "image":
-                self.images[name] = images.evolve(self.images.get(name), event, name)
+                self._apply_image(name, event)
             case e.NODE_KEY:
                 self._apply_node(event)
             case _:
@@ -164,6 +164,19 @@ class Node:
     def _drop_sandbox(self, gone: Sandbox) -> None:
         self.sandboxes.pop(gone.id, None)
         self._sandbox_names.pop(sandbox_name(gone.config), None)
+
+    def _apply_image(self, name: str, event: e.Event) -> None:
+        """A reference that comes to mean another image leaves one that runs with its digest alone: it is there, takes
+        room and must not be removed, so it is listed until it is.
+        """
+        before = self.images.get(name)
+        after = self.images[name] = images.evolve(before, event, name)
+        left = before.held if before else None
+        if left is None or after.held is None or not left.digest or self.references(left.image_id):
+            return
+        if any(known.image_id == left.image_id for known in self.containers.values()):
+            alone = repo_digest(name, left.digest)
+            self.images[alone] = Image(alone, ImageState.PRESENT, left)
 
     def _apply_node(self, event: e.Event) -> None:
         match event:

@@ -83,6 +83,8 @@ S, B, I, T, M, E, V = ContainerState, SandboxState, ImageState, TaskState, Monit
 NO_RECORD, QUARANTINED = Folded.NO_RECORD, Folded.QUARANTINED
 STORE = StoreState
 
+MEANT_BEFORE = "the store no longer has what it meant before"
+
 _KNOWN = (NO_RECORD, *S)
 _ANY_TASK = tuple(T)
 _READABLE = tuple(t for t in T if t is not T.UNREADABLE)
@@ -348,13 +350,16 @@ def _image_events(known: Image, verdict: Verdict, why: str, seen: ImageObservati
     match verdict:
         case V.ADVANCE:
             record = c.RecordPulled(known.reference, seen.names[known.reference], known.access)
-            return (images.BUILD[e.ImagePulled](known, record, now),)
+            pulled = images.BUILD[e.ImagePulled](known, record, now)
+            before = known.held if known.held and known.held.image_id != record.image.image_id else None
+            gone = before is not None and seen.images.get(before.image_id) is not STORE.COMPLETE
+            return (e.ImageLost(MEANT_BEFORE), pulled) if gone else (pulled,)
         case V.PULL_FAILED:
             failed = e.ImagePullFailed("Cancelled", f"cannot pull image {known.reference}: {why}")
             held = known.held
             if held is None or seen.images.get(held.image_id) is STORE.COMPLETE:
                 return (failed,)
-            return failed, e.ImageLost("the store no longer has what it meant before")
+            return failed, e.ImageLost(MEANT_BEFORE)
         case V.LOST:
             return (e.ImageLost(why),)
     return ()

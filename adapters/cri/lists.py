@@ -200,6 +200,8 @@ class Lists:
         """The image that the reference meant, and the one that it means now."""
         if before := self._meaning.pop(reference, ""):
             self._images.mark(before)
+            # One that runs and has lost its last name goes on under its digest (`Node.apply`).
+            self._meaning.update((i.reference, before) for i in self._api.node.references(before))
         known = self._api.node.images.get(reference)
         if known is not None and known.held is not None:
             self._meaning[reference] = known.held.image_id

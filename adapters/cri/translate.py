@@ -1,7 +1,7 @@
 """Requests -> commands and secrets. What is wrong with a request alone is refused here, before anything is decided."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from adapters.cri import auth, checks, container_config, held_back, lookup, sandbox_config
@@ -49,6 +49,10 @@ class Translator:
         found = lookup.sandbox_id(node, request.pod_sandbox_id)
         sandbox_id = lookup.known("sandbox", request.pod_sandbox_id, found, "create a container in")
         config, secrets = container_config.read(request.config, self.digest)
+        if target := config.namespaces.target_id:
+            # On record in full: what a prefix means may change.
+            whole = lookup.container_id(node, target) or target
+            config = replace(config, namespaces=replace(config.namespaces, target_id=whole))
         if self.check is not None and sandbox_id in node.sandboxes:
             self.check(config, node.sandboxes[sandbox_id].config)
         request_hash = held_back.hash_of_container(request.config, self.digest)

@@ -43,8 +43,8 @@ def held(mask: int) -> tuple[str, ...]:
 
 
 def named(name: str) -> str:
-    upper = name.strip().upper()
-    return upper if upper == "ALL" or upper.startswith("CAP_") else f"CAP_{upper}"
+    bare = name.strip().upper().removeprefix("CAP_")
+    return bare if bare == "ALL" else f"CAP_{bare}"
 
 
 def effective(asked: Capabilities, privileged: bool, known: Sequence[str]) -> tuple[str, ...]:

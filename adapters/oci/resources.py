@@ -6,7 +6,7 @@ from typing import Any
 from domain.config import Resources
 from domain.errors import InvalidRequest
 
-CPUSET = re.compile(r"[0-9,\-]*")
+CPUS = re.compile(r"[0-9]{1,6}(-[0-9]{1,6})?")
 PAGE_SIZE = re.compile(r"[0-9]{1,6}[KMGT]?i?B")
 UNIFIED = re.compile(r"[a-z0-9_]+(\.[A-Za-z0-9_]+)+")
 MEMORY_MIN = 6 * 1024 * 1024
@@ -23,8 +23,8 @@ def check(asked: Resources | None) -> None:
     if swap > 0 and limit > 0 and swap < limit:
         raise InvalidRequest(f"memory and swap limit {swap} is below the memory limit {limit}")
     for name, value in (("cpuset_cpus", asked.cpuset_cpus), ("cpuset_mems", asked.cpuset_mems)):
-        if not CPUSET.fullmatch(value):
-            raise InvalidRequest(f"{name} {value[:80]!r} is not a list of numbers")
+        if not all(CPUS.fullmatch(part) for part in _listed(value)):
+            raise InvalidRequest(f"{name} {value[:80]!r} is not a list of numbers and ranges")
     for size in asked.hugepage_limits:
         if not PAGE_SIZE.fullmatch(size):
             raise InvalidRequest(f"page size {size[:80]!r} is not one")
@@ -45,8 +45,8 @@ def build(asked: Resources | None, swap_counted: bool, huge_counted: bool = True
         "shares": asked.cpu_shares,
         "quota": asked.cpu_quota,
         "period": asked.cpu_period,
-        "cpus": asked.cpuset_cpus,
-        "mems": asked.cpuset_mems,
+        "cpus": ",".join(_listed(asked.cpuset_cpus)),
+        "mems": ",".join(_listed(asked.cpuset_mems)),
     }
     memory = {"limit": asked.memory_limit_in_bytes}
     if swap_counted:
@@ -63,3 +63,8 @@ def build(asked: Resources | None, swap_counted: bool, huge_counted: bool = True
     if asked.unified:
         out["unified"] = dict(sorted(asked.unified.items()))
     return out
+
+
+def _listed(cpuset: str) -> list[str]:
+    """The parts of a cpuset. Spaces around them and empty ones mean nothing to the kernel."""
+    return [part.strip() for part in cpuset.split(",") if part.strip()]

@@ -195,7 +195,8 @@ def write_etc(paths: SandboxPaths, sandbox: Sandbox) -> None:
     hostname = config.hostname or os.uname().nodename
     texts = {paths.hostname: f"{plain(hostname)}\n", paths.hosts: _host_file("/etc/hosts")}
     dns = config.dns
-    texts[paths.resolv_conf] = _host_file("/etc/resolv.conf") if dns is None else resolv_conf(dns)
+    # Options that say nothing are none: as the peers do, the pod gets the host's, not an empty file.
+    texts[paths.resolv_conf] = (resolv_conf(dns) if dns else "") or _host_file("/etc/resolv.conf")
     for path, text in texts.items():
         files.write(path, text.encode())
         os.chmod(path, 0o644)

@@ -13,9 +13,9 @@ import pytest
 from grpc import StatusCode
 
 from proto import api_pb2 as pb
-from tests.crash.life import Pod, container_config, refused
+from tests.crash.life import Pod, container_config, pod_config, refused
 from tests.support.daemon import Machine, machine, until
-from tests.support.oci_layout import busybox_files
+from tests.support.oci_layout import busybox_files, make_oci_layout
 
 pytestmark = [pytest.mark.real, pytest.mark.slow]
 
@@ -234,3 +234,37 @@ def test_a_stop_signal_in_any_case(m: Machine, signal: str) -> None:
     until((pod.shared / "up").exists)
     pod.stop(10)
     assert pod.ended().exit_code == 33
+
+
+def test_an_image_that_runs_is_listed_when_its_tag_has_moved(m: Machine) -> None:
+    reference = image(m, "moves")
+    old = m.layout("moves")
+    pod = Pod(m, "moved").running("touch /shared/up; while :; do sleep 0.05; done", image=reference)
+    m._layouts["moves"] = make_oci_layout(m.base / "layout-moved", files={**busybox_files(), "new": b"new"})
+    new_id = m.load(reference, "moves")
+
+    def listed() -> dict[str, tuple[list[str], list[str]]]:
+        images = m.cri()[1].ListImages(pb.ListImagesRequest(), timeout=5).images
+        return {i.id: (list(i.repo_tags), list(i.repo_digests)) for i in images}
+
+    alone = f"registry.example/moves@{old.manifest}"
+    assert listed()[old.image_id] == ([], [alone]) and listed()[new_id][0] == [reference]
+    for name in (old.image_id, alone):
+        asked = pb.ImageSpec(image=name)
+        assert m.cri()[1].ImageStatus(pb.ImageStatusRequest(image=asked), timeout=5).image.id == old.image_id
+        with refused(StatusCode.FAILED_PRECONDITION, "uses it"):
+            m.cri()[1].RemoveImage(pb.RemoveImageRequest(image=asked), timeout=30)
+    m.restart()
+    assert listed()[old.image_id] == ([], [alone])
+    pod.remove()
+    m.cri()[1].RemoveImage(pb.RemoveImageRequest(image=pb.ImageSpec(image=old.image_id)), timeout=30)
+    assert list(listed()) == [new_id]
+
+
+def test_dns_options_that_say_nothing_leave_the_pod_the_hosts(m: Machine) -> None:
+    pod = Pod(m, "dns")
+    config = pod_config(m, "dns")
+    config.dns_config.SetInParent()
+    pod.sandbox_id = pod.ask("RunPodSandbox", config=config).pod_sandbox_id
+    pod.create("cat /etc/resolv.conf", image=image(m, "plain")).start()
+    assert Ran(pod).log.read_text().count("nameserver") == Path("/etc/resolv.conf").read_text().count("nameserver")

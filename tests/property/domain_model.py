@@ -97,7 +97,7 @@ def image_next(state: str | None, event: str, had_one: bool = False) -> str | No
     if event == "image.removed":
         return "ABSENT" if state == "REMOVING" else None
     if event == "image.lost":
-        return "ABSENT" if state == "PRESENT" else None
+        return {"PRESENT": "ABSENT", "PULLING": "PULLING"}.get(state or "")
     return None
 
 
@@ -305,13 +305,14 @@ def recover_sandbox(folded: str, whole: bool, anything_left: bool, same_boot: bo
 
 
 def recover_image(folded: str, store: str, held: str = "") -> tuple[str, tuple[str, ...]]:
-    """`held`: what the store has of the image that the reference meant before its pull, empty where it meant none."""
+    """`held`: what the store has of the image that the reference meant before its pull, empty where it meant none, or
+    the very one that it means now."""
     if folded == "QUARANTINED":
         return "HOLD", ()
     if folded == "PULLING":
-        if store == "complete":
-            return "ADVANCE", ("image.pulled",)
         lost = ("image.lost",) if held in ("incomplete", "absent") else ()
+        if store == "complete":
+            return "ADVANCE", (*lost, "image.pulled")
         return "PULL_FAILED", ("image.pull_failed", *lost)
     if folded == "PRESENT":
         return ("MATCH", ()) if store == "complete" else ("LOST", ("image.lost",))

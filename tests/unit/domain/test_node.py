@@ -194,3 +194,41 @@ def test_an_image_is_found_by_reference_and_by_id() -> None:
     assert node.find_image("x") is None
     ((held, references),) = node.present()
     assert (held.image_id, len(references)) == (b.ID_A, 2)
+
+
+# --- a reference that comes to mean another image --------------------------------------------------------------------
+
+MOVED = (e.ImagePullRequested(), e.ImagePulled(b.ID_B, "sha256:" + "e" * 64, ("l2",), 100))
+ALONE = "sha256:" + "d" * 64
+
+
+def listed(node: Node) -> dict[str, list[str]]:
+    return {held.image_id: [i.reference for i in references] for held, references in node.present()}
+
+
+@pytest.mark.parametrize("state", [s for s in S if s is not S.REMOVED])
+def test_an_image_that_runs_and_lost_its_last_name_goes_on_under_its_digest(state: ContainerState) -> None:
+    book = b.with_container(state).put(IMAGE_KEY, *MOVED)
+    alone = f"{b.REF.rpartition(':')[0]}@{ALONE}"
+    assert listed(book.node) == {b.ID_A: [alone], b.ID_B: [b.REF]}
+    assert isinstance(refusal(book.ask(c.RemoveImage(b.ID_A))), errors.InUse)
+    assert isinstance(refusal(book.ask(c.RemoveImage(alone))), errors.InUse)
+    assert not violations(book.node)
+    again = Node.restore(copy.deepcopy(book.node.snapshot()))
+    assert b.fingerprint(again) == b.fingerprint(book.node)
+
+
+def test_it_stays_until_somebody_removes_it() -> None:
+    book = b.with_container(S.EXITED).put(IMAGE_KEY, *MOVED)
+    book.put(b.CON_KEY, e.ContainerRemoveRequested(), e.ContainerRemoved())
+    assert b.ID_A in listed(book.node)
+    book.ask(c.RemoveImage(b.ID_A))
+    book.ask(c.RecordImageRemoved(b.ID_A))
+    assert listed(book.node) == {b.ID_B: [b.REF]}
+    assert not violations(book.node)
+
+
+def test_one_that_nobody_runs_or_that_has_another_name_does_not() -> None:
+    assert listed(b.with_image().put(IMAGE_KEY, *MOVED).node) == {b.ID_B: [b.REF]}
+    book = b.with_container().put(e.image_key("other.example/x:1"), *b.IMAGE_PATH[I.PRESENT]).put(IMAGE_KEY, *MOVED)
+    assert listed(book.node) == {b.ID_A: ["other.example/x:1"], b.ID_B: [b.REF]}

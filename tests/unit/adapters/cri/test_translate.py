@@ -4,6 +4,7 @@ import pytest
 
 from adapters.cri.translate import GRACE_MAX_S, LOAD, Translator
 from domain import commands as c
+from domain import events as e
 from domain.config import ContainerConfig, ContainerSecrets, SandboxConfig, SandboxSecrets
 from domain.errors import InvalidRequest, NotFound, Unsupported
 from domain.image import PulledImage
@@ -170,3 +171,21 @@ def test_image_of_a_command() -> None:
 
 def _pulled() -> PulledImage:
     return PulledImage(ID, "sha256:" + "cd" * 32, (), 1)
+
+
+def test_a_short_target_is_recorded_in_full() -> None:
+    node, sandbox_id = node_with_sandbox()
+    made = ["a" * 64, "ab" * 32]
+    for at, container_id in enumerate(made):
+        event = e.ContainerCreateRequested(sandbox_id, "h", ID, IMAGE, 1, "", "TERM", ContainerConfig(f"c{at}"))
+        node.apply(e.container_key(container_id), 1, event)
+
+    def recorded(target: str) -> str:
+        request = create(sandbox_id, "debugger")
+        options = request.config.linux.security_context.namespace_options
+        options.pid, options.target_id = pb.TARGET, target
+        return translator().create_container(request, node)[0].config.namespaces.target_id
+
+    assert [recorded(text) for text in ("abab", made[0], "f00d")] == [made[1], made[0], "f00d"]
+    with pytest.raises(InvalidRequest, match="ambiguous"):
+        recorded("a")

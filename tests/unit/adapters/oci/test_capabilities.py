@@ -17,6 +17,8 @@ KNOWN = tuple(BY_NUMBER)
         ((), ("ALL",), set()),
         (("KILL",), ("ALL",), {"CAP_KILL"}),
         (("all",), (), set(KNOWN)),
+        (("CAP_ALL",), (), set(KNOWN)),
+        (("cap_kill",), ("cap_all",), {"CAP_KILL"}),
         (("ALL",), ("SYS_ADMIN",), set(KNOWN) - {"CAP_SYS_ADMIN"}),
     ],
 )
