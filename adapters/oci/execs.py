@@ -12,7 +12,6 @@ No monitor and no process of ours: runc itself holds the command's pipes and tel
 import asyncio
 import contextlib
 import itertools
-import json
 import os
 import secrets
 import signal
@@ -21,7 +20,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from adapters.oci import cgroups, files, process, runc
+from adapters.oci import cgroups, files, process, runc, words
 from adapters.oci.drains import Drain, Pool
 from adapters.oci.layout import DIRECTORY_MODE, ID, ContainerPaths, ExecPaths, Layout
 from adapters.oci.threads import Threads, failed, settled
@@ -38,7 +37,6 @@ GIVE_UP_S = 1.0
 FIRST_LOOK_S, LOOK_MAX_S = 0.02, 0.5
 """When the pid file is looked for. Most commands have ended before the first look."""
 
-PLAIN = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-/")
 COMMAND_MAX = 4096
 
 
@@ -114,8 +112,8 @@ class Execs:
             raise TimedOut(f"command timed out: timeout {timeout_s:g}s exceeded") from None
         if code < 0:
             raise RuntimeFailed(f"{os.path.basename(self._runtime.path)} exec: signal {-code}")
-        if code and (why := runtimes_error(run.paths.log)):
-            raise ExecFailed(f"{os.path.basename(self._runtime.path)} exec: {without_secrets(why, argv)}")
+        if code and (why := words.of_log(run.paths.log)):
+            raise ExecFailed(f"{os.path.basename(self._runtime.path)} exec: {why}")
         if code == 128 + signal.SIGKILL and await _has_ended(container.init):
             raise ExecFailed("the container ended while the command ran")
         out, err = run.drains
@@ -155,11 +153,10 @@ class Execs:
 
     def _argv(self, run: _Exec) -> tuple[str, ...]:
         paths = run.paths
-        words = ["exec", "--process", paths.spec, "--pid-file", paths.pidfile]
+        line = ["exec", "--process", paths.spec, "--pid-file", paths.pidfile]
         if run.option:
-            words += ["--cgroup", run.option]
-        said = (f"--root={self._runtime.root}", "--log", paths.log, "--log-format", "json")
-        return (self._runtime.path, *said, *self._runtime.arguments, *words, paths.container_id)
+            line += ["--cgroup", run.option]
+        return self._runtime.argv(*line, paths.container_id, log=paths.log)
 
     async def _main_ended(self, run: _Exec) -> None:
         """Returns when the command itself has ended, whoever else is left; never where it was not started."""
@@ -285,10 +282,10 @@ def _runtimes(found: Sequence[ExecPaths]) -> dict[str, list[Process]]:
     for pid in (int(name) for name in os.listdir("/proc") if name.isdecimal()):
         try:
             with open(f"/proc/{pid}/cmdline", "rb") as file:
-                words = file.read(COMMAND_MAX).split(b"\0")
+                argv = file.read(COMMAND_MAX).split(b"\0")
         except OSError:
             continue
-        directory = next((wanted[word] for word in words if word in wanted), None)
+        directory = next((wanted[word] for word in argv if word in wanted), None)
         if directory and (one := process.identity(pid)):
             out.setdefault(directory, []).append(one)
     return out
@@ -366,22 +363,3 @@ def spec_of(paths: ContainerPaths, argv: Sequence[str], *, terminal: bool = Fals
     if not isinstance(found, Mapping):
         raise ExecFailed("its bundle has no config.json")
     return {**{k: v for k, v in found.items() if k != "consoleSize"}, "args": list(argv), "terminal": terminal}
-
-
-def runtimes_error(path: str) -> str:
-    """The last error in runc's own log (JSON lines); empty where it has none."""
-    said = ""
-    for line in (files.read(path) or b"").splitlines():
-        try:
-            entry = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(entry, dict) and entry.get("level") in ("error", "fatal", "panic"):
-            said = process.printable(str(entry.get("msg", "")))
-    return said
-
-
-def without_secrets(text: str, argv: Sequence[str]) -> str:
-    """runc quotes the program. A whole command line in its place may hold a password: then it is not repeated."""
-    program = argv[0] if argv else ""
-    return text if not program or PLAIN.issuperset(program) else text.replace(program, "…")

@@ -65,6 +65,11 @@ class ContainerPaths:
         return f"{self.directory}/pidfile"
 
     @property
+    def runtime_log(self) -> str:
+        """What the runtime itself says at the creation: never on the container's stderr."""
+        return f"{self.directory}/runtime.log"
+
+    @property
     def joined(self) -> str:
         """The process whose pid namespace the container is in, where that is not its own."""
         return f"{self.directory}/joined"

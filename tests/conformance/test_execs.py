@@ -23,6 +23,7 @@ from domain.lifecycle import ContainerState
 from tests.conformance.test_tasks import (
     FAR_S,
     IGNORES,
+    MARK,
     STOPS,
     Lab,
     contract,
@@ -295,14 +296,44 @@ def status(text: str, wanted: set[str]) -> dict[str, str]:
     return {name: value.strip() for name, value in lines if name in wanted}
 
 
-@only_real
-async def test_a_command_line_in_the_programs_place_is_not_repeated(lab: Lab) -> None:
-    container = await lab.running(STOPS)
-    with pytest.raises(ExecFailed) as caught:
-        await lab.tasks().exec_sync(container, ("mysql --password=hunter2",), NONE)
-    assert "hunter2" not in caught.value.text and "not found" in caught.value.text
-    with pytest.raises(ExecFailed, match=r"such-program.*not found"):
-        await lab.tasks().exec_sync(container, ("such-program", "--password=hunter2"), NONE)
+SECRETS = {
+    "a line": "mysql --password=hunter2",
+    "a path": "/usr/bin/mysql --password=hunter2",
+    "quotes": "/bin/\"mysql\" -p'hunter2' `hunter2`",
+    "lines": "/bin/a\n\thunter2\n\r hunter2",
+    "no printing": "/bin/\u200b\x7f\x1b[31mhunter2",
+    "long": "/bin/" + "hunter2/" * 1200,
+    "an ending": "x: permission denied: hunter2",
+}
+"""Command lines in the program's place."""
+
+
+@pytest.mark.real
+@pytest.mark.parametrize("kind", SECRETS)
+def test_a_command_line_in_the_programs_place_is_not_repeated(real: Lab, kind: str) -> None:
+    """By exec and by create; both say why."""
+
+    async def body(lab: Lab) -> None:
+        container, sandbox = await in_sandbox(lab)
+        with pytest.raises(ExecFailed) as of_exec:
+            await lab.tasks().exec_sync(container, (SECRETS[kind], "-p", "hunter2"), NONE)
+        made, _ = lab.container(sandbox, "")
+        with pytest.raises(RuntimeFailed) as of_create:
+            secrets = c.ContainerSecrets(command=(SECRETS[kind],), args=("-p", "hunter2"))
+            await lab.tasks().create(made, sandbox, secrets, MARK)
+        for caught in (of_exec, of_create):
+            text = caught.value.text
+            assert "unter2" not in text and "mysql" not in text
+            assert text.endswith(
+                (
+                    "exec: executable file not found in $PATH",
+                    "exec: no such file or directory",
+                    "exec: file name too long",
+                )
+            )
+        assert ledgers(lab) == []
+
+    run_in(real, body)
 
 
 @only_real

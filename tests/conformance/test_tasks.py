@@ -629,9 +629,37 @@ async def test_a_missing_monitor(lab: Lab) -> None:
 
 @only_real
 async def test_a_failing_runtime_says_why(lab: Lab) -> None:
-    stand_in(lab, FOR_CREATE.format('echo "first"  >&2; echo "no space in \\"here\\"" >&2; exit 9'))
-    with pytest.raises(RuntimeFailed, match='no space in "here"'):
+    stand_in(lab, FOR_CREATE.format('echo "first"  >&2; echo "no space here: \\"secret\\"" >&2; exit 9'))
+    with pytest.raises(RuntimeFailed, match=r"create: first no space here$"):
         await lab.created(STOPS)
+
+
+LIES = """head -c 30000 /dev/zero | tr '\\0' x >&2
+    for log; do case "$log" in --log=*) break;; esac; done
+    seq -f '{"level":"error","msg":"%.0f"}' 200000 >"${log#--log=}"; exit 1;"""
+
+
+@only_real
+async def test_a_failing_runtime_that_says_too_much(lab: Lab) -> None:
+    """Its log is read from its end, bounded."""
+    stand_in(lab, FOR_CREATE.format(LIES))
+    lab.options["limits"] = Limits(create_s=20)
+    with pytest.raises(RuntimeFailed, match=r"^runtime create: 200000$"):
+        await lab.created("true")
+
+
+@only_real
+async def test_what_the_runtime_says_is_not_in_the_containers_log(lab: Lab) -> None:
+    """Nor among what a command says."""
+    stand_in(lab, 'exec /usr/sbin/runc --debug "$@"')
+    lab.options["limits"] = Limits()
+    container = await lab.running(f"echo out; echo err >&2; {READY} sleep 1000")
+    done = await lab.tasks().exec_sync(container, ("/bin/sh", "-c", "echo one; echo two >&2"), 0)
+    assert (done.stdout, done.stderr) == (b"one\n", b"two\n")
+    lines = sorted(line.split(" ", 1)[1] for line in lab.log(container).splitlines())
+    assert lines == ["stderr F err", "stdout F out"]
+    said = Path(lab.layout.container(container.id).runtime_log).read_text().splitlines()
+    assert said and {json.loads(line)["level"] for line in said} == {"debug"}
 
 
 @only_real
@@ -654,7 +682,7 @@ async def test_a_start_of_something_missing(lab: Lab) -> None:
     sandbox = lab.sandbox()
     await lab.sandboxes().set_up(sandbox.id, sandbox, MARK)
     container, _ = lab.container(sandbox, STOPS)
-    with pytest.raises(RuntimeFailed, match=r"runc create: .*no-such-program"):
+    with pytest.raises(RuntimeFailed, match=r"runc create: .*exec: no such file or directory$"):
         await lab.tasks().create(container, sandbox, c.ContainerSecrets(command=("/no-such-program",)), MARK)
 
 

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import grpc
 import pytest
 from grpc import StatusCode
 
@@ -118,13 +119,31 @@ def test_a_client_that_leaves_ends_its_command(m: Machine) -> None:
 
 def test_errors_are_told_with_their_code(m: Machine) -> None:
     pod = running(m)
-    with refused(StatusCode.UNKNOWN, "/no/such/program", "no such file"):
+    with refused(StatusCode.UNKNOWN, "runc exec", "exec: no such file or directory"):
         execute(pod, "/no/such/program")
     with refused(StatusCode.INVALID_ARGUMENT, "cmd is empty"):
         execute(pod)
     pod.stop()
     with refused(StatusCode.FAILED_PRECONDITION, "not running"):
         execute(pod, "true")
+
+
+def test_no_word_of_a_command_is_told_or_recorded(m: Machine) -> None:
+    """Whole command lines in the program's place, to exec and to create: not in the reply, the log, the daemon's own."""
+    pod = running(m)
+    for program in ("mysql -pHUNTER2", '/bin/"mysql"\t-p HUNTER2\u200b\n-pHUNTER2', "/x/" + "HUNTER2/" * 600):
+        with pytest.raises(grpc.RpcError) as of_exec:
+            execute(pod, program, "-pHUNTER2")
+        config = container_config("", "other", envs=[pb.KeyValue(key="PASSWORD", value=b"HUNTER2")])
+        config.command[:] = [program, "-pHUNTER2"]
+        with pytest.raises(grpc.RpcError) as of_create:
+            pod.ask("CreateContainer", pod_sandbox_id=pod.sandbox_id, config=config)
+        for caught in (of_exec, of_create):
+            assert "exec: " in caught.value.details() and "HUNTER2" not in caught.value.details()
+    assert m.daemon is not None
+    assert "HUNTER2" not in m.daemon.said(10**6)
+    assert [r for r in m.records() if "exec: " in repr(r)], "why the create failed is on record"
+    assert "HUNTER2" not in repr(m.records())
 
 
 @pytest.mark.parametrize("how", ["ends", "removed", "stopped"])
