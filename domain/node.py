@@ -23,7 +23,7 @@ from domain.names import ContainerName, SandboxName, sandbox_name
 from domain.records import Now
 from domain.sandbox import Sandbox
 
-SCHEMA = 2
+SCHEMA = 3
 """Number of the fold. A checkpoint of another number is discarded and the log replayed."""
 
 Claim = tuple[tuple[str, e.Event], ...]

@@ -96,6 +96,13 @@ class Tasks(Protocol):
         """Returns when init has ended and its monitor has told, or can no longer tell, the code."""
         ...
 
+    async def wait_oom(self, container: Container, above: int, outlived_s: float) -> int:
+        """The OOM-kill counter of its cgroup, once it is above a value and init has outlived that for some seconds.
+
+        Does not return where init ends first, nor where the kernel cannot tell: then the exit does.
+        """
+        ...
+
     async def wait_monitor(self, container: Container) -> None:
         """Returns when the monitor has ended."""
         ...
@@ -155,7 +162,10 @@ class ExecResult(Protocol):
 
 
 class TaskExit(Protocol):
-    """`code` None: unknown. `at_ns`: wall time. `source`, `quote` as in Evidence. `oom_kills`: 0 where unknown."""
+    """`code` None: unknown. `at_ns`: wall time. `source`, `quote` as in Evidence. `oom_kills`: 0 where unknown.
+
+    `oom`: the counter is gone, and the monitor has seen a kill for want of memory since `wait_oom` told the last one.
+    """
 
     @property
     def code(self) -> int | None: ...

@@ -173,6 +173,13 @@ class World:
             task.monitor_alive = False
         self.changed()
 
+    def kill_child(self, container_id: str) -> None:
+        """The kernel kills one of its processes for want of memory; it goes on."""
+        task = self.tasks[container_id]
+        if task.init_alive:
+            task.oom, task.oom_kills = True, task.oom_kills + 1
+            self.changed()
+
     def kill_monitor(self, container_id: str) -> None:
         self.tasks[container_id].monitor_alive = False
         self.changed()
@@ -338,6 +345,18 @@ class FakeTasks:
             return TaskExit(None, world.wall_ns, oom=bool(task and task.oom), oom_kills=task.oom_kills if task else 0)
         source = "none" if task.exit.code is None else "exit-file"
         return TaskExit(task.exit.code, task.exit.at_ns, source, task.exit.quote, task.oom, task.oom_kills)
+
+    async def wait_oom(self, container: Container, above: int, outlived_s: float) -> int:
+        world = self.world
+
+        def killed() -> bool:
+            task = world.tasks.get(container.id)
+            return task is not None and task.init_alive and task.init == container.init and task.oom_kills > above
+
+        await world.until(killed)
+        task = world.tasks[container.id]
+        task.oom = False
+        return task.oom_kills
 
     async def wait_monitor(self, container: Container) -> None:
         world = self.world

@@ -453,9 +453,48 @@ async def test_out_of_memory(lab: Lab) -> None:
     resources = c.Resources(memory_limit_in_bytes=16 * 2**20)
     container = await lab.running("dd if=/dev/zero of=/dev/null bs=64M count=1; exit 137", resources=resources)
     ended = await lab.tasks().wait_exit(container)
-    assert (ended.code, ended.oom) == (137, True)
-    assert ended.oom_kills > 0
-    assert lab.look(container).oom
+    assert (ended.code, ended.oom) == (137, False), "conmon's note is not needed"
+    assert ended.oom_kills == lab.look(container).oom_kills > 0
+
+
+EATS = "dd if=/dev/zero of=/dev/null bs=64M count=1"
+SMALL_MEMORY = c.Resources(memory_limit_in_bytes=16 * 2**20)
+
+
+@only_real
+async def test_a_kill_for_want_of_memory_that_it_outlives_is_told_at_once(lab: Lab) -> None:
+    """By a command, several times; the descriptors of the wait are given back; one that ends it is told with the end."""
+    container = await lab.running(f"{READY} read x < /sync/go; {EATS}; exit 3", resources=SMALL_MEMORY)
+    tasks, kills = lab.tasks(), 0
+    before = len(os.listdir("/proc/self/fd"))
+    for _ in range(3):
+        waiting = asyncio.ensure_future(tasks.wait_oom(container, kills, 0.2))
+        done = await tasks.exec_sync(container, ("/bin/sh", "-c", EATS), 20)
+        assert done.code == 137
+        assert await asyncio.wait_for(waiting, 5) == kills + 1
+        kills += 1
+        assert not os.path.exists(lab.layout.container(container.id).oom), "conmon's note says no time"
+    assert await asyncio.wait_for(tasks.wait_oom(container, 0, 0.2), 5) == kills, "also what was before"
+    assert len(os.listdir("/proc/self/fd")) == before
+    waiting = asyncio.ensure_future(tasks.wait_oom(container, kills, 5.0))
+    process.send_signal(container.init, signal.SIGKILL)
+    ended = await tasks.wait_exit(container)
+    assert (ended.code, ended.oom, ended.oom_kills) == (137, False, kills)
+    assert not waiting.done()
+    waiting.cancel()
+    await asyncio.wait([waiting])
+    assert len(os.listdir("/proc/self/fd")) <= before
+
+
+@only_real
+async def test_nothing_is_told_of_a_container_without_a_cgroup(lab: Lab) -> None:
+    container = await lab.running(STOPS)
+    await lab.tasks().remove(container.id)
+    waiting = asyncio.ensure_future(lab.tasks().wait_oom(container, 0, 0.1))
+    await asyncio.sleep(0.05)
+    assert not waiting.done()
+    waiting.cancel()
+    await asyncio.wait([waiting])
 
 
 @contract

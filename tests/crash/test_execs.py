@@ -13,7 +13,7 @@ import grpc
 import pytest
 from grpc import StatusCode
 
-from adapters.oci.cgroups import directories, members
+from adapters.oci.cgroups import directories, members, oom_kills
 from domain import events as e
 from domain.records import Record
 from proto import api_pb2 as pb
@@ -309,6 +309,59 @@ def test_the_kernels_kill_is_on_record_before_the_exit(m: Machine, down: bool) -
     told = [event for event in of(m, pod.container_id) if isinstance(event, e.ContainerOom | e.ContainerExited)]
     assert [type(event) for event in told] == [e.ContainerOom, e.ContainerExited], told
     assert told[0].kills > 0 and told[1].evidence.source == "exit-file"
+
+
+SMALL_MEMORY = {"memory_limit_in_bytes": 15 << 20, "memory_swap_limit_in_bytes": 15 << 20}
+EATS = "/bin/busybox dd if=/dev/zero of=/dev/null bs=100M count=1"
+
+
+def ooms(m: Machine, pod: Pod) -> list[Any]:
+    return [event.kills for event in of(m, pod.container_id) if isinstance(event, e.ContainerOom)]
+
+
+@pytest.mark.parametrize("restarts", [False, True], ids=["", "the daemon dies in between"])
+@pytest.mark.parametrize("code", [0, 3, 137])
+def test_a_kill_that_the_container_outlived_is_told_then_and_is_no_reason(
+    m: Machine, code: int, restarts: bool
+) -> None:
+    """A command in it was killed for want of memory; much later it ends in some way."""
+    ends = f"while [ ! -e /shared/go ]; do sleep 0.02; done; exit {code}"
+    pod = running(m, f"touch /shared/up; {ends}", resources=SMALL_MEMORY)
+    assert execute(pod, "/bin/sh", "-c", f"{EATS}; exit $?").exit_code == 137
+    until(lambda: ooms(m, pod) == [1], text="it is on record while the container runs")
+    assert pod.status().state == pb.CONTAINER_RUNNING
+    if restarts:
+        m.restart()
+    if code == 137:
+        os.kill(pod.info()["pid"], 9)
+    else:
+        (pod.shared / "go").touch()
+    status = pod.ended()
+    assert (status.exit_code, status.reason) == (code, "Completed" if code == 0 else "Error")
+    assert status.message == "the kernel killed 1 of its processes for want of memory"
+    assert ooms(m, pod) == [1]
+
+
+def test_a_kill_that_no_daemon_saw_is_told_by_the_next(m: Machine) -> None:
+    script = f"touch /shared/up; until [ -e /shared/go ]; do sleep 0.02; done; {EATS}; {FOREVER}"
+    pod = running(m, script, resources=SMALL_MEMORY)
+    m.kill9()
+    (pod.shared / "up").unlink()
+    (pod.shared / "go").touch()
+    until((pod.shared / "up").exists, text="it goes on after the kill")
+    m.start()
+    until(lambda: ooms(m, pod) == [1], text="the next daemon tells")
+    pod.stop()
+    assert (pod.status().exit_code, pod.status().reason) == (137, "Error")
+
+
+def test_children_that_are_killed_again_and_again_do_not_fill_the_log(m: Machine) -> None:
+    pod = running(m, f"touch /shared/up; while :; do {EATS} 2>/dev/null; done", resources=SMALL_MEMORY)
+    until(lambda: ooms(m, pod), text="the first is told")
+    cgroup_kills = until(lambda: (n := oom_kills(cgroup(pod))) > 20 and n)
+    assert len(ooms(m, pod)) == 1
+    pod.stop()
+    assert ooms(m, pod)[-1] >= cgroup_kills and len(ooms(m, pod)) == 2
 
 
 @contextmanager
