@@ -107,9 +107,13 @@ class Tasks(Protocol):
         """Returns when the monitor has ended."""
         ...
 
-    async def exec_sync(self, container: Container, argv: Sequence[str], timeout_s: float) -> "ExecResult":
+    async def exec_sync(
+        self, container: Container, argv: Sequence[str], timeout_s: float, *, keep: bool = False
+    ) -> "ExecResult":
         """Runs a command inside a running container; `timeout_s` 0: no limit. Whatever happens, none of it is left.
 
+        `keep`: what a command that came to its own end has left in the background, and what has let go of its output,
+        lives on until its container ends, also under the next daemon.
         Raises TimedOut after the limit, ExecFailed (cannot be started; the container ended first), RuntimeFailed.
         """
         ...

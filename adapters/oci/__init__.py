@@ -2,6 +2,7 @@
 
 tasks      `service.ports.Tasks`: create, start, stop, tidy, remove, wait      sandboxes  `service.ports.Sandboxes`
 execs      commands inside containers; with drains: their output, bounded      reopen  rotation of a log, conmon's fifo
+helpers    what hooks leave in the background and lives on                     oom     kills for want of memory
 sweep      one read-only look at all of them (observe)                         fake       both, in memory, for tests
 spec       what was asked -> OCI runtime spec, pure; with mounts, devices, resources, capabilities, seccomp, users
 layout     every path, a pure function of an id      lookup   what the spec needs to know of host and root file system

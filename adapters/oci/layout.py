@@ -151,8 +151,13 @@ class ExecPaths:
         return f"{self.directory}/log"
 
     @property
+    def kept(self) -> str:
+        """The path of the cgroup, where what the command has left in it may live on."""
+        return f"{self.directory}/kept"
+
+    @property
     def files(self) -> tuple[str, ...]:
-        return (self.spec, self.pidfile, self.process, self.log)
+        return (self.spec, self.pidfile, self.process, self.log, self.kept)
 
 
 @dataclass(frozen=True, slots=True)

@@ -309,8 +309,10 @@ class Tasks:
 
     # --- while it runs -----------------------------------------------------------------------------------------------
 
-    async def exec_sync(self, container: Container, argv: Sequence[str], timeout_s: float) -> ExecResult:
-        return await self._execs.run(container, argv, timeout_s)
+    async def exec_sync(
+        self, container: Container, argv: Sequence[str], timeout_s: float, *, keep: bool = False
+    ) -> ExecResult:
+        return await self._execs.run(container, argv, timeout_s, keep=keep)
 
     async def clean_execs(self) -> None:
         await self._execs.clean()

@@ -189,6 +189,39 @@ def test_the_daemon_is_killed_amid_a_command(m: Machine, after_s: float) -> None
     assert execute(pod, "echo", "on").stdout == b"on\n"
 
 
+HELPER = "setsid sleep 1000 </dev/null >/dev/null 2>&1 &"
+
+
+@pytest.mark.parametrize("how", ["lives", "told to end", "killed"])
+def test_a_hooks_helper_lives_on_and_a_probes_does_not(m: Machine, how: str) -> None:
+    """By the limit: a hook has none. Whatever becomes of the daemon; it ends with its container."""
+    pod = running(m)
+    assert execute(pod, "sh", "-c", f"{HELPER} exit 5", limit_s=5).exit_code == 5
+    assert only_init(pod)
+    assert execute(pod, "sh", "-c", f"{HELPER} exit 5").exit_code == 5
+    (helper,) = members(cgroup(pod)) - {pod.info()["pid"]}
+    if how == "told to end":
+        assert m.terminate() == 0
+        m.start()
+    elif how == "killed":
+        m.restart()
+    assert execute(pod, "echo", "on").stdout == b"on\n"
+    assert execute(pod, "sh", "-c", HELPER).exit_code == 0
+    assert helper in members(cgroup(pod)) and len(members(cgroup(pod))) == 3
+    pod.stop()
+    assert not members(cgroup(pod))
+    until(lambda: not list((m.run / "execs").iterdir()), text="nothing of them is left")
+
+
+def test_helpers_that_end_leave_nothing_under_the_next_daemon(m: Machine) -> None:
+    pod = running(m)
+    execute(pod, "sh", "-c", HELPER)
+    (helper,) = members(cgroup(pod)) - {pod.info()["pid"]}
+    m.restart()
+    os.kill(helper, 9)
+    until(lambda: only_init(pod), text="its cgroup and its directory go")
+
+
 def test_a_container_is_removed_that_a_dead_daemon_left_a_command_in(m: Machine) -> None:
     pod = running(m)
     begin(pod, "sh", "-c", "trap '' TERM; while :; do sleep 1; done")
