@@ -8,6 +8,7 @@ bounded, and what is beyond ends with its command.
 import asyncio
 import contextlib
 import os
+import signal
 from collections.abc import Awaitable, Callable
 from itertools import islice
 
@@ -63,15 +64,19 @@ class Helpers:
         return True
 
     async def _until_over(self, paths: ExecPaths, cgroup: str) -> None:
-        while pids := cgroups.members(cgroup):
-            found = [one for pid in pids if (one := process.identity(pid))]
-            if found:
-                # The oldest is the one that stays, as a rule.
-                await process.gone(min(found, key=lambda one: one.start))
-            await asyncio.sleep(REST_S)
-        # What cannot be removed now is removed with its container.
+        # What cannot be waited for or removed now is removed with its container.
         with contextlib.suppress(DaybookError, OSError):
+            await _all_gone(cgroup)
             await self._remove(paths, cgroup)
+
+
+async def _all_gone(cgroup: str) -> None:
+    while pids := cgroups.members(cgroup):
+        found = [one for pid in pids if (one := process.identity(pid))]
+        if found:
+            # The oldest is the one that stays, as a rule.
+            await process.gone(min(found, key=lambda one: one.start))
+        await asyncio.sleep(REST_S)
 
 
 async def end_holders(runtime: int, cgroup: str) -> None:
@@ -79,7 +84,7 @@ async def end_holders(runtime: int, cgroup: str) -> None:
     wanted = pipes(runtime) or set()
     for pid in cgroups.members(cgroup):
         found, held = process.identity(pid), pipes(pid)
-        if found is not None and (held is None or held & wanted) and process.send_signal(found, 9):
+        if found is not None and (held is None or held & wanted) and process.send_signal(found, signal.SIGKILL):
             await process.gone(found)
 
 
