@@ -16,6 +16,7 @@ from domain.lifecycle import CONTAINER_NEXT, CONTAINER_PERMITTED, CONTAINER_VIEW
 from domain.records import Digest, Evidence, Now, Process
 
 UNKNOWN_CODE = 255
+KILLED_CODE = 128 + 9
 START_ERROR_CODE = 128
 INTERRUPTED_NAME_KEPT_NS = 600 * 10**9
 """How long an interrupted create keeps its name for a retry."""
@@ -167,7 +168,10 @@ def _exited(container: Container, command: c.RecordExit, now: Now) -> e.Event:
     if command.code is None and evidence.source != "contradiction":
         evidence = Evidence("none", evidence.quote)
     code = UNKNOWN_CODE if command.code is None else command.code
-    return e.ContainerExited(code, at, evidence, command.oom, command.text)
+    counted = container.oom_kills > container.oom_kills_at_start
+    seen = "its monitor saw a kill for want of memory" if command.oom and not counted else ""
+    text = "; ".join(part for part in (command.text, seen) if part)
+    return e.ContainerExited(code, at, evidence, command.oom, text)
 
 
 Builder = Callable[[Container, Any, Now], e.Event]
@@ -224,23 +228,40 @@ def _requested(container_id: str, event: e.ContainerCreateRequested, state: Cont
 
 
 def reason_of(code: int, evidence: Evidence, oom: bool) -> str:
-    """The CRI's reason of an exit. Without evidence nobody knows: neither Completed nor Error."""
-    if oom:
-        return "OOMKilled"
+    """The CRI's reason of an exit, which never contradicts its code: whose code is not SIGKILL's was not killed, though
+    the kernel may have killed a child (`message` tells). Without evidence nobody knows: neither Completed nor Error.
+    """
     if evidence.source == "none":
         return "Unknown"
     if evidence.source == "contradiction":
         return "Contradiction"
+    if oom and code == KILLED_CODE:
+        return "OOMKilled"
     return "Completed" if code == 0 else "Error"
 
 
+def oom_at_end(at_start: int, kills: int, noted: bool, outlived: int) -> bool:
+    """Whether the kernel killed for want of memory when a container ended, and not before.
+
+    `kills`: its counter then, `at_start` and `outlived`: at the start and at a kill that the container has outlived.
+    `noted`: where the counter has gone with the cgroup, whether the monitor saw a kill since the last that was told.
+    """
+    return noted or kills > max(at_start, outlived)
+
+
+def message(container: Container) -> str:
+    """What a person should read besides state, code and reason."""
+    killed = container.oom_kills - container.oom_kills_at_start
+    oom = f"the kernel killed {killed} of its processes for want of memory" if killed > 0 else ""
+    return "; ".join(part for part in (container.text, oom) if part)
+
+
 def _after_exit(container: Container, event: e.ContainerExited) -> dict[str, Any]:
-    oom = event.oom or container.oom_kills > container.oom_kills_at_start
     return {
         "finished_at": event.at,
         "exit_code": event.code,
         "evidence": event.evidence,
-        "reason": reason_of(event.code, event.evidence, oom),
+        "reason": reason_of(event.code, event.evidence, event.oom),
         "text": event.text,
     }
 

@@ -76,8 +76,10 @@ def exit_codes_rest_on_evidence(node: Node) -> Iterator[str]:
     for k in judged(node):
         if k.state is not S.EXITED:
             continue
-        if k.evidence.source == "none" and (k.exit_code != 255 or k.reason not in ("Unknown", "OOMKilled")):
+        if k.evidence.source == "none" and (k.exit_code != 255 or k.reason != "Unknown"):
             yield f"container {k.id} has exit code {k.exit_code} ({k.reason}) without evidence"
+        if k.reason == "OOMKilled" and k.exit_code != 137:
+            yield f"container {k.id} was OOMKilled, yet it has exit code {k.exit_code}"
         if k.evidence.source == "exit-file" and k.reason == "Unknown":
             yield f"container {k.id} has an exit file, yet its reason is unknown"
 

@@ -270,14 +270,12 @@ def _oom(known: Container, seen: TaskObservation, now: Now) -> tuple[e.Event, ..
 
 def _exit(known: Container, seen: TaskObservation, now: Now) -> e.Event:
     """The exit file's code; garbage counts as none and is quoted."""
-    file = seen.exit
+    file, oom = seen.exit, containers.oom_at_end(known.oom_kills_at_start, seen.oom_kills, seen.oom, known.oom_kills)
     if file is None or file.code is None:
         evidence = Evidence("none", file.quote if file else "")
-        record = c.RecordExit(
-            known.id, None, 0, evidence, seen.oom, "it ended while nobody watched, no exit code was left"
-        )
+        record = c.RecordExit(known.id, None, 0, evidence, oom, "it ended while nobody watched, no exit code was left")
     else:
-        record = c.RecordExit(known.id, file.code, file.at_ns, Evidence("exit-file"), seen.oom)
+        record = c.RecordExit(known.id, file.code, file.at_ns, Evidence("exit-file"), oom)
     return containers.BUILD[e.ContainerExited](known, record, now)
 
 

@@ -9,6 +9,13 @@ from domain.node import Node
 RUNNING = "CONTAINER_RUNNING"
 
 
+def is_hook(timeout_s: float) -> bool:
+    """Whether a command may leave helpers in the background. The kubelet gives hooks no limit (0) and probes at least
+    1 s; what a hook starts is meant to stay, what a probe leaves would add up.
+    """
+    return timeout_s == 0
+
+
 def running(node: Node, container_id: str, verb: str) -> Container:
     """The container, where the CRI shows it as running: one that is being stopped still answers its probes.
 

@@ -12,7 +12,7 @@ from contextlib import asynccontextmanager
 from domain import errors
 from domain.container import Container
 from domain.node import Node
-from domain.running import running
+from domain.running import is_hook, running
 from service.ports import ExecResult, Tasks
 
 AT_ONCE_MAX = 64
@@ -66,7 +66,7 @@ class Execs:
     async def _run(self, container: Container, argv: Sequence[str], timeout_s: float) -> ExecResult:
         how = "cancelled"
         try:
-            done = await self._port.exec_sync(container, argv, timeout_s)
+            done = await self._port.exec_sync(container, argv, timeout_s, keep=is_hook(timeout_s))
             how = "ended"
             return done
         except errors.TimedOut as error:

@@ -19,6 +19,7 @@ from domain.node import Node
 from domain.observations import TaskState
 from domain.records import Evidence, Process
 from domain.sandbox import Sandbox
+from service.ooms import Ooms
 from service.ports import Attached, Clock, EventLog, Images, Network, Sandboxes, Secrets, TaskExit, Tasks
 from service.runner import Report
 from service.unforeseen import place, told
@@ -84,6 +85,7 @@ class Handlers:
         self._images = images
         self._credentials = credentials
         self._store = asyncio.Lock()
+        self._ooms = Ooms(node, clock, tasks)
         self._table: Mapping[type, Callable[[Any, Report], Awaitable[None]]] = {
             f.CreateTask: self._create_task,
             f.UndoTask: self._undo_task,
@@ -187,11 +189,13 @@ class Handlers:
         async with limit(what):
             await self._tasks.remove(what.container_id)
         self._secrets.remove(what.container_id)
+        self._ooms.forget(what.container_id)
         await report(c.RecordContainerRemoved(what.container_id))
 
     async def _watch_task(self, what: f.WatchTask, report: Report) -> None:
         container = self._node.containers[what.container_id]
         ended = asyncio.ensure_future(self._tasks.wait_exit(container))
+        ooms = asyncio.ensure_future(self._ooms.tell(container, report))
         try:
             if not what.monitor_lost and await self._monitor_goes_first(container, ended):
                 await report(c.RecordMonitorLost(container.id))
@@ -199,6 +203,7 @@ class Handlers:
             await self._report_exit(container, await ended, report)
         finally:
             ended.cancel()
+            ooms.cancel()
 
     async def _monitor_goes_first(self, container: Container, ended: "asyncio.Future[Any]") -> bool:
         monitor: asyncio.Future[Any] = asyncio.ensure_future(self._tasks.wait_monitor(container))
@@ -215,9 +220,10 @@ class Handlers:
             monitor.cancel()
 
     async def _report_exit(self, container: Container, ended: TaskExit, report: Report) -> None:
+        oom = self._ooms.at_end(container, ended)
         if ended.oom_kills > container.oom_kills_at_start:
             await report(c.RecordOom(container.id, ended.oom_kills))
-        await report(_exit_command(container, ended))
+        await report(_exit_command(container, ended, oom))
 
     # --- sandboxes ---------------------------------------------------------------------------------------------------
 
@@ -362,7 +368,7 @@ def named(error: errors.DaybookError) -> tuple[str, str]:
     return type(error).__name__, error.text
 
 
-def _exit_command(container: Container, ended: TaskExit) -> c.Command:
+def _exit_command(container: Container, ended: TaskExit, oom: bool) -> c.Command:
     evidence = Evidence(ended.source, ended.quote)
     text = "" if ended.code is not None else "its monitor left no exit code"
-    return c.RecordExit(container.id, ended.code, ended.at_ns, evidence, ended.oom, text)
+    return c.RecordExit(container.id, ended.code, ended.at_ns, evidence, oom, text)

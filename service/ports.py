@@ -96,13 +96,24 @@ class Tasks(Protocol):
         """Returns when init has ended and its monitor has told, or can no longer tell, the code."""
         ...
 
+    async def wait_oom(self, container: Container, above: int, outlived_s: float) -> int:
+        """The OOM-kill counter of its cgroup, once it is above a value and init has outlived that for some seconds.
+
+        Does not return where init ends first, nor where the kernel cannot tell: then the exit does.
+        """
+        ...
+
     async def wait_monitor(self, container: Container) -> None:
         """Returns when the monitor has ended."""
         ...
 
-    async def exec_sync(self, container: Container, argv: Sequence[str], timeout_s: float) -> "ExecResult":
+    async def exec_sync(
+        self, container: Container, argv: Sequence[str], timeout_s: float, *, keep: bool = False
+    ) -> "ExecResult":
         """Runs a command inside a running container; `timeout_s` 0: no limit. Whatever happens, none of it is left.
 
+        `keep`: what a command that came to its own end has left in the background, and what has let go of its output,
+        lives on until its container ends, also under the next daemon.
         Raises TimedOut after the limit, ExecFailed (cannot be started; the container ended first), RuntimeFailed.
         """
         ...
@@ -155,7 +166,10 @@ class ExecResult(Protocol):
 
 
 class TaskExit(Protocol):
-    """`code` None: unknown. `at_ns`: wall time. `source`, `quote` as in Evidence. `oom_kills`: 0 where unknown."""
+    """`code` None: unknown. `at_ns`: wall time. `source`, `quote` as in Evidence. `oom_kills`: 0 where unknown.
+
+    `oom`: the counter is gone, and the monitor has seen a kill for want of memory since `wait_oom` told the last one.
+    """
 
     @property
     def code(self) -> int | None: ...

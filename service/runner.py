@@ -259,6 +259,9 @@ class Runner:
         kind = "watch" if isinstance(running.what, f.Watch) else "effect"
         cause = Cause(kind, type(running.what).__name__, led_by=self._seq.get(key, 0))
         await asyncio.shield(asyncio.ensure_future(self._report(command, cause)))
+        if kind == "watch":
+            # It may have seen something on the way, and watches on.
+            running.reporting = False
 
     def _note_failure(self, key: str, what: object, text: str) -> None:
         self.failures += 1

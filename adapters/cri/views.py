@@ -64,7 +64,7 @@ def container_status(known: Container, secrets: Secrets, held: Quarantine | None
         image=_image_spec(known),
         image_ref=known.image_ref or known.image_id,
         reason=known.reason,
-        message=bounded(quarantine_text(e.container_key(known.id), held) if held else known.text),
+        message=bounded(quarantine_text(e.container_key(known.id), held) if held else containers.message(known)),
         labels=config.labels,
         annotations=_annotations(known, secrets, held),
         mounts=[_mount(mount) for mount in config.mounts],

@@ -210,6 +210,11 @@ def tree(top: str) -> Iterator[str]:
 
 def oom_kills(cgroups_path: str) -> int:
     """How often the kernel killed for want of memory in this cgroup; 0 where it is gone."""
+    return oom_counter(cgroups_path) or 0
+
+
+def oom_counter(cgroups_path: str) -> int | None:
+    """The same; None where it is gone."""
     below = directory_for(cgroups_path)
     found = hierarchies()
     if not found.v2:
@@ -220,7 +225,7 @@ def oom_kills(cgroups_path: str) -> int:
         name, _, value = line.partition(" ")
         if name == "oom_kill" and value.isdecimal():
             return int(value)
-    return 0
+    return None
 
 
 def lies_in(pid: int, cgroups_path: str) -> bool:

@@ -2,7 +2,8 @@
 
 No monitor and no process of ours: runc itself holds the command's pipes and tells its code. So:
 - The command gets a cgroup below its container's. Whatever it leaves there ends with it, also what went into a session
-  of its own. Where there can be no such cgroup, its session is what ends.
+  of its own, unless its caller lets that live on (`helpers`). Where there can be no such cgroup, its session is what
+  ends.
 - runc returns only when the last holder of the pipes has gone. Its pid file tells the command's own end; the others are
   given `PIPES_S` to go on, then they are killed, and runc tells the code.
 - Killing runc leaves the command alive: the command goes first.
@@ -12,7 +13,6 @@ No monitor and no process of ours: runc itself holds the command's pipes and tel
 import asyncio
 import contextlib
 import itertools
-import json
 import os
 import secrets
 import signal
@@ -21,8 +21,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from adapters.oci import cgroups, files, process, runc
+from adapters.oci import cgroups, files, process, runc, words
 from adapters.oci.drains import Drain, Pool
+from adapters.oci.helpers import Helpers, end_holders
 from adapters.oci.layout import DIRECTORY_MODE, ID, ContainerPaths, ExecPaths, Layout
 from adapters.oci.threads import Threads, failed, settled
 from domain.container import Container
@@ -38,7 +39,6 @@ GIVE_UP_S = 1.0
 FIRST_LOOK_S, LOOK_MAX_S = 0.02, 0.5
 """When the pid file is looked for. Most commands have ended before the first look."""
 
-PLAIN = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-/")
 COMMAND_MAX = 4096
 
 
@@ -53,7 +53,10 @@ class ExecResult:
 
 @dataclass(slots=True)
 class _Exec:
-    """One command under way. `cgroup` empty: there is none of its own, its session is all that can be told."""
+    """One command under way. `cgroup` empty: there is none of its own, its session is all that can be told.
+
+    `keeps`: what it leaves in the background may live on. `over`: it has come to its own end.
+    """
 
     paths: ExecPaths
     container_cgroup: str
@@ -62,6 +65,8 @@ class _Exec:
     child: "subprocess.Popen[bytes] | None" = None
     ended: "asyncio.Future[int] | None" = None
     main: Process | None = None
+    keeps: bool = False
+    over: bool = False
     drains: list[Drain] = field(default_factory=list)
 
 
@@ -72,16 +77,22 @@ class Execs:
         self._layout, self._runtime, self._threads, self._kill_s = layout, runtime, threads, kill_s
         self._token, self._numbers = secrets.token_hex(4), itertools.count(1)
         self._pool = Pool()
+        self._helpers = Helpers(self._remove_kept)
         self.left = 0
 
     # --- one command -------------------------------------------------------------------------------------------------
 
-    async def run(self, container: Container, argv: Sequence[str], timeout_s: float) -> ExecResult:
+    async def run(
+        self, container: Container, argv: Sequence[str], timeout_s: float, *, keep: bool = False
+    ) -> ExecResult:
         """Runs a command to its end; on return, also by an error or a cancellation, nothing of it lives.
 
-        `timeout_s` 0: no limit. Raises TimedOut, ExecFailed (cannot be started; its container ended), RuntimeFailed.
+        `keep`: what it has left in the background, and what has let go of its output, lives on where the command came
+        to its own end. `timeout_s` 0: no limit. Raises TimedOut, ExecFailed (cannot be started; its container ended),
+        RuntimeFailed.
         """
         run = self._enter(container, argv)
+        run.keeps = keep
         try:
             return await self._result(container, run, argv, timeout_s)
         finally:
@@ -114,11 +125,12 @@ class Execs:
             raise TimedOut(f"command timed out: timeout {timeout_s:g}s exceeded") from None
         if code < 0:
             raise RuntimeFailed(f"{os.path.basename(self._runtime.path)} exec: signal {-code}")
-        if code and (why := runtimes_error(run.paths.log)):
-            raise ExecFailed(f"{os.path.basename(self._runtime.path)} exec: {without_secrets(why, argv)}")
+        if code and (why := words.of_log(run.paths.log)):
+            raise ExecFailed(f"{os.path.basename(self._runtime.path)} exec: {why}")
         if code == 128 + signal.SIGKILL and await _has_ended(container.init):
             raise ExecFailed("the container ended while the command ran")
         out, err = run.drains
+        run.over = True
         return ExecResult(out.data, err.data, code)
 
     async def _code(self, run: _Exec) -> int:
@@ -132,6 +144,8 @@ class Execs:
             main.cancel()
         if not ended.done():
             await asyncio.wait({ended}, timeout=PIPES_S)
+        if not ended.done() and run.keeps and run.child is not None:
+            await self._end_holders(run, run.child.pid, ended)
         if not ended.done():
             await self._kill(run)
             await asyncio.wait({ended}, timeout=GIVE_UP_S)
@@ -139,6 +153,14 @@ class Execs:
             raise RuntimeFailed("the command has ended, others hold its output open: its exit code is unknown")
         await asyncio.wait([drain.ended for drain in run.drains], timeout=GIVE_UP_S)
         return ended.result()
+
+    async def _end_holders(self, run: _Exec, runtime: int, ended: "asyncio.Future[int]") -> None:
+        """Those that still hold the output keep runc from ending: they go, what has let go of it stays."""
+        loop = asyncio.get_running_loop()
+        until = loop.time() + GIVE_UP_S
+        while not ended.done() and loop.time() < until:
+            await end_holders(runtime, run.cgroup or run.container_cgroup)
+            await asyncio.wait({ended}, timeout=FIRST_LOOK_S)
 
     def _start(self, run: _Exec) -> "asyncio.Future[int]":
         try:
@@ -155,11 +177,10 @@ class Execs:
 
     def _argv(self, run: _Exec) -> tuple[str, ...]:
         paths = run.paths
-        words = ["exec", "--process", paths.spec, "--pid-file", paths.pidfile]
+        line = ["exec", "--process", paths.spec, "--pid-file", paths.pidfile]
         if run.option:
-            words += ["--cgroup", run.option]
-        said = (f"--root={self._runtime.root}", "--log", paths.log, "--log-format", "json")
-        return (self._runtime.path, *said, *self._runtime.arguments, *words, paths.container_id)
+            line += ["--cgroup", run.option]
+        return self._runtime.argv(*line, paths.container_id, log=paths.log)
 
     async def _main_ended(self, run: _Exec) -> None:
         """Returns when the command itself has ended, whoever else is left; never where it was not started."""
@@ -180,8 +201,10 @@ class Execs:
     # --- the end -----------------------------------------------------------------------------------------------------
 
     async def _leave(self, run: _Exec) -> None:
-        """Ends what is left and removes the ledger; what does not die keeps it."""
+        """Ends what is left and removes the ledger; what does not die keeps it, and what may live on."""
         try:
+            if run.keeps and run.over and self._lives_on(run):
+                return
             try:
                 async with asyncio.timeout(self._kill_s):
                     await self._end(run)
@@ -195,6 +218,18 @@ class Execs:
                 drain.close()
             if run.ended is not None:
                 run.ended.cancel()
+
+    def _lives_on(self, run: _Exec) -> bool:
+        """Whether helpers are left, and may be. Without a cgroup of their own they are the container's from now on."""
+        if not run.cgroup:
+            _remove(run.paths)
+            return True
+        return bool(cgroups.members(run.cgroup)) and self._helpers.keep(run.paths, run.cgroup)
+
+    async def _remove_kept(self, paths: ExecPaths, cgroup: str) -> None:
+        if stuck := await self._remove_cgroup(cgroup):
+            raise StorageFailed(f"cgroup {stuck} cannot be removed")
+        _remove(paths)
 
     async def _end(self, run: _Exec) -> None:
         loop = asyncio.get_running_loop()
@@ -231,11 +266,14 @@ class Execs:
     # --- what a dead daemon left -------------------------------------------------------------------------------------
 
     async def clean(self, container_id: str = "") -> None:
-        """Ends and removes the commands that are on disk: a container's, or all that earlier daemons began.
+        """Ends and removes the commands that are on disk: a container's, or all that earlier daemons began but for
+        helpers that may live on.
 
         Raises TimedOut, StorageFailed.
         """
         found = [paths for paths in ledgers(self._layout) if self._is_meant(paths, container_id)]
+        if not container_id:
+            found = [paths for paths in found if not self._helpers.adopt(paths)]
         if not found:
             return
         runtimes = await self._threads.call(_runtimes, found)
@@ -285,10 +323,10 @@ def _runtimes(found: Sequence[ExecPaths]) -> dict[str, list[Process]]:
     for pid in (int(name) for name in os.listdir("/proc") if name.isdecimal()):
         try:
             with open(f"/proc/{pid}/cmdline", "rb") as file:
-                words = file.read(COMMAND_MAX).split(b"\0")
+                argv = file.read(COMMAND_MAX).split(b"\0")
         except OSError:
             continue
-        directory = next((wanted[word] for word in words if word in wanted), None)
+        directory = next((wanted[word] for word in argv if word in wanted), None)
         if directory and (one := process.identity(pid)):
             out.setdefault(directory, []).append(one)
     return out
@@ -366,22 +404,3 @@ def spec_of(paths: ContainerPaths, argv: Sequence[str], *, terminal: bool = Fals
     if not isinstance(found, Mapping):
         raise ExecFailed("its bundle has no config.json")
     return {**{k: v for k, v in found.items() if k != "consoleSize"}, "args": list(argv), "terminal": terminal}
-
-
-def runtimes_error(path: str) -> str:
-    """The last error in runc's own log (JSON lines); empty where it has none."""
-    said = ""
-    for line in (files.read(path) or b"").splitlines():
-        try:
-            entry = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(entry, dict) and entry.get("level") in ("error", "fatal", "panic"):
-            said = process.printable(str(entry.get("msg", "")))
-    return said
-
-
-def without_secrets(text: str, argv: Sequence[str]) -> str:
-    """runc quotes the program. A whole command line in its place may hold a password: then it is not repeated."""
-    program = argv[0] if argv else ""
-    return text if not program or PLAIN.issuperset(program) else text.replace(program, "…")

@@ -58,13 +58,17 @@ class Program:
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """What a command inside a container does. `hangs`: it does not end. `missing`: there is no such program."""
+    """What a command inside a container does. `hangs`: it does not end. `missing`: there is no such program.
+
+    `leaves`: it leaves a helper in the background, which has let go of its output.
+    """
 
     out: bytes = b""
     err: bytes = b""
     code: int = 0
     hangs: bool = False
     missing: bool = False
+    leaves: bool = False
 
 
 @dataclass(slots=True)
@@ -86,6 +90,7 @@ class FakeTask:
     stop_sent: bool = False
     strays: int = 0
     execs: int = 0
+    helpers: int = 0
     log_renamed: bool = False
     logs: int = 1
 
@@ -166,12 +171,19 @@ class World:
         if not task.init_alive:
             return
         task.init_alive = False
-        task.execs = 0
+        task.execs = task.helpers = 0
         task.oom, task.oom_kills = task.oom or oom, task.oom_kills + oom
         if task.monitor_alive:
             task.exit = ExitFile(code, self.wall_ns)
             task.monitor_alive = False
         self.changed()
+
+    def kill_child(self, container_id: str) -> None:
+        """The kernel kills one of its processes for want of memory; it goes on."""
+        task = self.tasks[container_id]
+        if task.init_alive:
+            task.oom, task.oom_kills = True, task.oom_kills + 1
+            self.changed()
 
     def kill_monitor(self, container_id: str) -> None:
         self.tasks[container_id].monitor_alive = False
@@ -186,7 +198,7 @@ class World:
         self.boot_id = boot_id
         for task in self.tasks.values():
             task.init_alive = task.monitor_alive = task.mounted = False
-            task.strays = task.execs = 0
+            task.strays = task.execs = task.helpers = 0
         for pod in self.pods.values():
             pod.infra_alive, pod.pinned = False, frozenset()
         self.changed()
@@ -267,7 +279,9 @@ class FakeTasks:
             ended.cancel()
             grace.cancel()
 
-    async def exec_sync(self, container: Container, argv: Sequence[str], timeout_s: float) -> ExecResult:
+    async def exec_sync(
+        self, container: Container, argv: Sequence[str], timeout_s: float, *, keep: bool = False
+    ) -> ExecResult:
         world, task = self.world, self.world.tasks.get(container.id)
         command = world.commands.get(tuple(argv), Command())
         await world.step("exec.before")
@@ -285,6 +299,7 @@ class FakeTasks:
             task.execs = max(0, task.execs - 1)
         if not task.init_alive:
             raise ExecFailed("the container ended while the command ran")
+        task.helpers += command.leaves and keep
         return ExecResult(command.out, command.err, command.code)
 
     async def clean_execs(self) -> None:
@@ -317,7 +332,7 @@ class FakeTasks:
             return
         await world.step("remove.kill")
         task.monitor_alive = task.init_alive = task.known_to_runtime = False
-        task.strays = task.execs = 0
+        task.strays = task.execs = task.helpers = 0
         world.changed()
         await world.step("remove.unmount")
         task.mounted = False
@@ -338,6 +353,18 @@ class FakeTasks:
             return TaskExit(None, world.wall_ns, oom=bool(task and task.oom), oom_kills=task.oom_kills if task else 0)
         source = "none" if task.exit.code is None else "exit-file"
         return TaskExit(task.exit.code, task.exit.at_ns, source, task.exit.quote, task.oom, task.oom_kills)
+
+    async def wait_oom(self, container: Container, above: int, outlived_s: float) -> int:
+        world = self.world
+
+        def killed() -> bool:
+            task = world.tasks.get(container.id)
+            return task is not None and task.init_alive and task.init == container.init and task.oom_kills > above
+
+        await world.until(killed)
+        task = world.tasks[container.id]
+        task.oom = False
+        return task.oom_kills
 
     async def wait_monitor(self, container: Container) -> None:
         world = self.world

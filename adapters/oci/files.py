@@ -48,6 +48,19 @@ def read(path: str, limit: int = SMALL_MAX) -> bytes | None:
         raise failed(error) from error
 
 
+def read_end(path: str, limit: int) -> bytes | None:
+    """The last bytes of a file; None where there is none. Raises StorageFailed for anything else."""
+    try:
+        with open(path, "rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            file.seek(max(0, size - limit))
+            return file.read(limit)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        raise failed(error) from error
+
+
 def read_json(path: str, limit: int = SMALL_MAX) -> dict[str, Any] | None:
     """None where there is no file or no JSON object in it."""
     data = read(path, limit)

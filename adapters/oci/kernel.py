@@ -1,4 +1,4 @@
-"""The few system calls that Python lacks: mount, umount2, unshare, openat2. Thin, blocking, raising OSError.
+"""The few system calls that Python lacks: mount, umount2, unshare, openat2, inotify. Thin, blocking, raising OSError.
 
 Everything inside a container's root file system is opened through `open_in_root`, never by a path string.
 """
@@ -22,6 +22,7 @@ CLONE_NEWUTS = 0x04000000
 CLONE_NEWNET = 0x40000000
 RESOLVE_NO_MAGICLINKS = 0x02
 RESOLVE_IN_ROOT = 0x10
+IN_MODIFY = 0x02
 NSFS_MAGIC = 0x6E736673
 SYS_OPENAT2 = 437
 
@@ -50,6 +51,18 @@ def unmount(target: str, flags: int = UMOUNT_NOFOLLOW) -> None:
 def unshare(flags: int) -> None:
     """Of the calling thread only. The thread must be thrown away afterwards."""
     _checked(_libc.unshare(flags), "unshare")
+
+
+def inotify_init() -> int:
+    return _checked(_libc.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC), "inotify")
+
+
+def inotify_add_watch(fd: int, path: str, mask: int) -> int:
+    return _checked(_libc.inotify_add_watch(fd, os.fsencode(path), mask), path)
+
+
+def inotify_rm_watch(fd: int, watch: int) -> None:
+    _checked(_libc.inotify_rm_watch(fd, watch), "inotify")
 
 
 def open_in_root(root: int, path: str, flags: int, mode: int = 0) -> int:

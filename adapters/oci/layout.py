@@ -65,6 +65,11 @@ class ContainerPaths:
         return f"{self.directory}/pidfile"
 
     @property
+    def runtime_log(self) -> str:
+        """What the runtime itself says at the creation: never on the container's stderr."""
+        return f"{self.directory}/runtime.log"
+
+    @property
     def joined(self) -> str:
         """The process whose pid namespace the container is in, where that is not its own."""
         return f"{self.directory}/joined"
@@ -146,8 +151,13 @@ class ExecPaths:
         return f"{self.directory}/log"
 
     @property
+    def kept(self) -> str:
+        """The path of the cgroup, where what the command has left in it may live on."""
+        return f"{self.directory}/kept"
+
+    @property
     def files(self) -> tuple[str, ...]:
-        return (self.spec, self.pidfile, self.process, self.log)
+        return (self.spec, self.pidfile, self.process, self.log, self.kept)
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from adapters.oci import cgroups, files, process, runc
+from adapters.oci import cgroups, files, process, runc, words
 from adapters.oci.layout import ID, ContainerPaths, Layout
 from adapters.oci.threads import Threads, failed
 from domain.container import Container
@@ -94,7 +94,7 @@ class Monitors:
         finally:
             await moving
         if pid <= 0:
-            said = runc.last_message(message) or _why(child, errors)
+            said = _runtimes_words(paths, message) or _why(child, errors)
             raise RuntimeFailed(f"{os.path.basename(self.runtime.path)} create: {said}")
         self._keep(child)
         return pid, monitor
@@ -108,22 +108,23 @@ class Monitors:
 
     def argv(self, container: Container, paths: ContainerPaths, systemd: bool) -> list[str]:
         config = container.config
-        words = [self.path, "--sync", "-b", paths.directory, "-c", container.id, "-u", container.id]
-        words += ["-n", config.name, "-r", self.runtime.path]
-        for argument in (f"--root={self.runtime.root}", *self.runtime.arguments):
-            words += ["--runtime-arg", argument]
-        words += ["-p", paths.pidfile, "--exit-dir", self.layout.exits, "--persist-dir", paths.directory]
-        words += ["--socket-dir-path", self.layout.attach, "--log-level", "error"]
-        words += ["-l", f"k8s-file:{container.log_path}" if container.log_path else "none"]
+        argv = [self.path, "--sync", "-b", paths.directory, "-c", container.id, "-u", container.id]
+        argv += ["-n", config.name, "-r", self.runtime.path]
+        # Without a log of its own what runc says stands on the container's stderr, and so in the container's log.
+        for argument in self.runtime.options(paths.runtime_log):
+            argv += ["--runtime-arg", argument]
+        argv += ["-p", paths.pidfile, "--exit-dir", self.layout.exits, "--persist-dir", paths.directory]
+        argv += ["--socket-dir-path", self.layout.attach, "--log-level", "error"]
+        argv += ["-l", f"k8s-file:{container.log_path}" if container.log_path else "none"]
         if systemd:
-            words.append("-s")
+            argv.append("-s")
         if config.tty:
-            words.append("-t")
+            argv.append("-t")
         elif config.stdin:
-            words.append("-i")
+            argv.append("-i")
         if config.stdin and not config.stdin_once:
-            words.append("--leave-stdin-open")
-        return words
+            argv.append("--leave-stdin-open")
+        return argv
 
     def _keep(self, child: subprocess.Popen[bytes]) -> None:
         """Reaps this conmon when it ends, as long as we live; afterwards init does."""
@@ -154,11 +155,18 @@ def pipe_without_end() -> int:
         os.close(write)
 
 
+def _runtimes_words(paths: ContainerPaths, message: str) -> str:
+    """Why it could not create: from its own log, else (it could not open that) from what conmon read on its stderr."""
+    harmless = words.harmless_of(files.read_json(paths.config, files.STATE_MAX) or {})
+    said = words.of_log(paths.runtime_log, harmless, paths.directory)
+    return said or words.of_stderr(message, harmless, paths.directory)
+
+
 def _why(child: subprocess.Popen[bytes], errors: int) -> str:
     """conmon's own last words. It has ended or is about to; its end is not waited for."""
     with contextlib.suppress(subprocess.TimeoutExpired):
         child.wait(1.0)
-    return runc.last_message(process.said(errors)) or f"conmon ended without a word (exit {child.returncode})"
+    return words.of_stderr(process.said(errors)) or f"conmon ended without a word (exit {child.returncode})"
 
 
 async def _line(fd: int) -> bytes:
@@ -227,10 +235,10 @@ def running(exits: str) -> Iterator[tuple[str, Process]]:
     for pid in pids:
         try:
             with open(f"/proc/{pid}/cmdline", "rb") as file:
-                words = file.read(EXIT_MAX).split(b"\0")
+                argv = file.read(EXIT_MAX).split(b"\0")
         except OSError:
             continue
-        for at in (n for n, word in enumerate(words) if word == wanted[0]):
-            one = words[words.index(b"-c") + 1].decode(errors="replace") if b"-c" in words[:-1] else ""
-            if words[at : at + 2] == wanted and ID.fullmatch(one) and (found := process.identity(pid)):
+        for at in (n for n, word in enumerate(argv) if word == wanted[0]):
+            one = argv[argv.index(b"-c") + 1].decode(errors="replace") if b"-c" in argv[:-1] else ""
+            if argv[at : at + 2] == wanted and ID.fullmatch(one) and (found := process.identity(pid)):
                 yield one, found

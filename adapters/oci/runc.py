@@ -2,12 +2,11 @@
 
 import json
 import os
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from adapters.oci import process
+from adapters.oci import process, words
 from domain.errors import Failure, RuntimeFailed
 from domain.events import Binary
 
@@ -25,14 +24,19 @@ class Runtime:
     limit_s: float = 60.0
     arguments: tuple[str, ...] = field(default=())
 
-    def argv(self, *words: str) -> tuple[str, ...]:
-        return (self.path, f"--root={self.root}", *self.arguments, *words)
+    def argv(self, *line: str, log: str = "") -> tuple[str, ...]:
+        """`log`: where the runtime's own messages go, as JSON lines; else they stand on its stderr."""
+        return (self.path, *self.options(log), *line)
 
-    async def run(self, *words: str) -> process.Finished:
-        """One command. Raises RuntimeFailed with the last line that the runtime said, TimedOut."""
-        done = await process.run(self.argv(*words), limit_s=self.limit_s)
+    def options(self, log: str = "") -> tuple[str, ...]:
+        said = (f"--log={log}", "--log-format=json") if log else ()
+        return (f"--root={self.root}", *said, *self.arguments)
+
+    async def run(self, *line: str) -> process.Finished:
+        """One command. Raises RuntimeFailed with what the runtime said, TimedOut."""
+        done = await process.run(self.argv(*line), limit_s=self.limit_s)
         if done.code != 0:
-            raise RuntimeFailed(failure_text(self.path, words[0], done))
+            raise RuntimeFailed(failure_text(self.path, line[0], done))
         return done
 
     async def start(self, container_id: str) -> None:
@@ -54,21 +58,7 @@ class Runtime:
 
 def failure_text(path: str, command: str, done: process.Finished) -> str:
     how = f"exit {done.code}" if done.code >= 0 else f"signal {-done.code}"
-    return f"{os.path.basename(path)} {command}: {how}: {last_message(done.err) or 'said nothing'}"
-
-
-def last_message(text: str) -> str:
-    """The last line of what a runtime said, without level and time; where runc's first stage died, also its reason."""
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    if not lines:
-        return ""
-    deeper = [_message(line) for line in lines[:-1] if "level=fatal" in line]
-    return process.printable(f"{_message(lines[-1])} ({deeper[-1]})" if deeper else _message(lines[-1]))
-
-
-def _message(line: str) -> str:
-    _, mark, rest = line.partition(' msg="')
-    return re.split(r'(?<!\\)"', rest, maxsplit=1)[0].replace('\\"', '"') if mark else line
+    return f"{os.path.basename(path)} {command}: {how}: {words.of_stderr(done.err) or 'said nothing'}"
 
 
 def features(path: str) -> Mapping[str, Any]:

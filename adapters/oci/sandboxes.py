@@ -11,7 +11,7 @@ from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
-from adapters.oci import cgroups, files, kernel, lookup, namespaces, process, runc, spec, sweep
+from adapters.oci import cgroups, files, kernel, lookup, namespaces, process, runc, spec, sweep, words
 from adapters.oci.layout import DIRECTORY_MODE, Layout, SandboxPaths
 from adapters.oci.threads import Threads
 from domain.config import DnsConfig
@@ -75,14 +75,14 @@ class Sandboxes:
         files.write_json(paths.infra_config, built)
 
     async def _start_infra(self, sandbox_id: str, paths: SandboxPaths, systemd: bool) -> Process:
-        words = ["--log", paths.infra_log, *(["--systemd-cgroup"] if systemd else [])]
+        driver = ("--systemd-cgroup",) if systemd else ()
         # One command, not create and start: nothing is to happen in between, and it halves the time (16 ms, not 33).
-        run = ["run", "--detach", "--bundle", paths.infra, "--pid-file", paths.infra_pidfile, sandbox_id]
-        argv = self._runtime.argv(*words, *run)
+        run = ("run", "--detach", "--bundle", paths.infra, "--pid-file", paths.infra_pidfile, sandbox_id)
+        argv = self._runtime.argv(*driver, *run, log=paths.infra_log)
         # The infra process inherits this child's stdio: /dev/null; what runc has to say is in its log.
         done = await process.run(argv, limit_s=self._runtime.limit_s, quiet=True)
         if done.code != 0:
-            said = runc.last_message((files.read(paths.infra_log) or b"").decode(errors="replace"))
+            said = words.of_log(paths.infra_log, below=paths.infra)
             raise RuntimeFailed(f"{os.path.basename(self._runtime.path)} run: {said or f'exit {done.code}'}")
         text = (files.read(paths.infra_pidfile) or b"").strip()
         infra = process.identity(int(text)) if text.isdigit() and len(text) < 10 else None

@@ -63,12 +63,13 @@ def _look(paths: ContainerPaths, container: Container | None, boot_id: str) -> T
     monitor = container.monitor if container and container.monitor else recorded(paths)
     state, text = _state(paths, init, own, boot_id)
     cgroup = (files.read(paths.cgroup) or b"").decode(errors="replace")
+    kills = cgroups.oom_counter(cgroup) if cgroup and state is not TaskState.ABSENT else None
     return TaskObservation(
         task=state,
         monitor=MonitorState.ALIVE if _lives(monitor, boot_id) else MonitorState.DEAD,
         exit=read_exit(paths),
-        oom=os.path.isfile(paths.oom),
-        oom_kills=cgroups.oom_kills(cgroup) if cgroup and state is not TaskState.ABSENT else 0,
+        oom=kills is None and os.path.isfile(paths.oom),
+        oom_kills=kills or 0,
         started=os.path.isdir(paths.task) and not os.path.lexists(paths.fifo),
         leftovers=any(map(os.path.lexists, (paths.directory, paths.task, paths.exit_copy, paths.attach_link))),
         mark=mark,

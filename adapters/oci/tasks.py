@@ -34,6 +34,7 @@ from adapters.oci.execs import ExecResult, Execs, cgroup_of
 from adapters.oci.layout import DIRECTORY_MODE, ContainerPaths, Layout
 from adapters.oci.monitor import Monitors, read_exit, recorded, strays
 from adapters.oci.mounts import Source
+from adapters.oci.oom import Ooms
 from adapters.oci.reopen import Logs
 from adapters.oci.threads import Threads
 from domain.config import ContainerConfig, ContainerSecrets, NamespaceMode, SandboxConfig
@@ -60,7 +61,11 @@ class TaskCreated:
 
 @dataclass(frozen=True, slots=True)
 class TaskExit:
-    """`code` None: nobody knows. `at_ns` is the exit file's time, or now."""
+    """`code` None: nobody knows. `at_ns` is the exit file's time, or now.
+
+    `oom`: conmon's note counts only where the counter has gone with its cgroup (systemd removes a scope that is empty):
+    under v1 conmon takes note of kills in other containers of the pod too.
+    """
 
     code: int | None
     at_ns: int
@@ -106,6 +111,7 @@ class Tasks:
         self._monitors = Monitors(monitor, self._runtime, layout, monitors_cgroup, self._threads, limits.create_s)
         self._execs = Execs(layout, self._runtime, self._threads, limits.kill_s)
         self._logs = Logs(layout, self._threads)
+        self._ooms = Ooms()
         self._binaries: tuple[Binary, Binary] | None = None
         self._host: spec.Host | None = None
         files.prepare(layout)
@@ -303,8 +309,10 @@ class Tasks:
 
     # --- while it runs -----------------------------------------------------------------------------------------------
 
-    async def exec_sync(self, container: Container, argv: Sequence[str], timeout_s: float) -> ExecResult:
-        return await self._execs.run(container, argv, timeout_s)
+    async def exec_sync(
+        self, container: Container, argv: Sequence[str], timeout_s: float, *, keep: bool = False
+    ) -> ExecResult:
+        return await self._execs.run(container, argv, timeout_s, keep=keep)
 
     async def clean_execs(self) -> None:
         await self._execs.clean()
@@ -324,13 +332,28 @@ class Tasks:
             with suppress(TimeoutError):
                 async with asyncio.timeout(self._limits.monitor_s):
                     await process.gone(monitor)
-        kills = cgroups.oom_kills(cgroup_of(paths))
-        oom = os.path.isfile(paths.oom) or kills > container.oom_kills_at_start
+        kills = cgroups.oom_counter(cgroup_of(paths))
+        oom = kills is None and os.path.isfile(paths.oom)
         found = read_exit(paths)
         if found is None:
-            return TaskExit(None, time.time_ns(), oom=oom, oom_kills=kills)
+            return TaskExit(None, time.time_ns(), oom=oom, oom_kills=kills or 0)
         source = "none" if found.code is None else "exit-file"
-        return TaskExit(found.code, found.at_ns, source, found.quote, oom, kills)
+        return TaskExit(found.code, found.at_ns, source, found.quote, oom, kills or 0)
+
+    async def wait_oom(self, container: Container, above: int, outlived_s: float) -> int:
+        paths = self.layout.container(container.id)
+        kills = await self._ooms.grown(cgroup_of(paths), above)
+        if container.init is not None:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(outlived_s):
+                    await process.gone(container.init)
+            if not process.alive(container.init):
+                # What was its end is told with it.
+                await asyncio.get_running_loop().create_future()
+        # conmon's note says no time. It makes it anew at the next kill, and then it is news.
+        with suppress(OSError):
+            os.unlink(paths.oom)
+        return kills
 
     async def wait_monitor(self, container: Container) -> None:
         if container.monitor is not None:

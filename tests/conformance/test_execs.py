@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from adapters.oci import cgroups, drains, execs, process, reopen
+from adapters.oci import helpers as helpers_of_hooks
 from adapters.oci.fake import Command
 from domain import config as c
 from domain.container import Container
@@ -23,6 +24,7 @@ from domain.lifecycle import ContainerState
 from tests.conformance.test_tasks import (
     FAR_S,
     IGNORES,
+    MARK,
     STOPS,
     Lab,
     contract,
@@ -226,6 +228,103 @@ async def test_what_goes_to_the_background_without_the_pipes_ends_too(lab: Lab) 
     nothing_left(lab, container, before)
 
 
+# --- helpers that a hook leaves --------------------------------------------------------------------------------------
+
+HELPER = "setsid sleep 1000 </dev/null >/dev/null 2>&1 &"
+
+
+def helpers(lab: Lab, container: Container, besides: int) -> int:
+    return len(members(container)) - besides if lab.real else lab.world.tasks[container.id].helpers
+
+
+@contract
+async def test_helpers_live_on_where_the_caller_lets_them(lab: Lab) -> None:
+    """Under the next daemon too; they end with their container."""
+    container = await lab.running(IDLE if lab.real else STOPS)
+    before = len(members(container)) if lab.real else 0
+    argv = sh(lab, f"{HELPER} exit 3", Command(code=3, leaves=True))
+    assert (await lab.tasks().exec_sync(container, argv, 30)).code == 3
+    assert helpers(lab, container, before) == 0, "a probe's"
+    for number in (1, 2):
+        assert (await lab.tasks().exec_sync(container, argv, NONE, keep=True)).code == 3
+        assert helpers(lab, container, before) == number, "a hook's"
+    await lab.tasks().clean_execs()
+    assert helpers(lab, container, before) == 2, "the next daemon's"
+    await lab.tasks().stop(container, lab.deadline(0), never)
+    await lab.tasks().wait_exit(container)
+    assert helpers(lab, container, 0) == 0
+    await lab.tasks().tidy(container)
+    await lab.tasks().remove(container.id)
+    assert ledgers(lab) == []
+
+
+@only_real
+async def test_when_its_last_helper_has_ended_nothing_of_a_hook_is_left(lab: Lab) -> None:
+    container = await lab.running(IDLE)
+    before, tasks = members(container), lab.tasks()
+    await tasks.exec_sync(container, ("/bin/sh", "-c", f"{HELPER} {HELPER}"), NONE, keep=True)
+    descriptors = len(os.listdir("/proc/self/fd"))
+    assert len(ledgers(lab)) == 1 and sub_cgroups(container)
+    (ledger,) = execs.ledgers(lab.layout)
+    assert not os.path.exists(ledger.spec), "its arguments are not kept"
+    for pid in members(container) - before:
+        assert ledgers(lab)
+        os.kill(pid, signal.SIGKILL)
+        await asyncio.sleep(0)
+    await until(lambda: not ledgers(lab))
+    nothing_left(lab, container, before)
+    assert len(os.listdir("/proc/self/fd")) < descriptors
+
+
+@only_real
+async def test_a_helper_that_holds_the_output_ends_and_the_others_live_on(lab: Lab) -> None:
+    container = await lab.running(IDLE)
+    before = members(container)
+    began = time.monotonic()
+    text = f"echo said; {HELPER} setsid sleep 1001 & sleep 1002 2>/dev/null & exit 7"
+    done = await lab.tasks().exec_sync(container, ("/bin/sh", "-c", text), NONE, keep=True)
+    assert (done.stdout, done.code) == (b"said\n", 7)
+    assert time.monotonic() - began < 5
+    assert [command_line(str(pid)).strip() for pid in members(container) - before] == ["sleep 1000"]
+
+
+@only_real
+async def test_a_hook_that_does_not_come_to_its_own_end_leaves_nothing(lab: Lab) -> None:
+    container = await lab.running(IDLE)
+    before, tasks = members(container), lab.tasks()
+    work = asyncio.ensure_future(tasks.exec_sync(container, ("/bin/sh", "-c", f"{HELPER} sleep 600"), NONE, keep=True))
+    await until(lambda: len(members(container)) >= len(before) + 3)
+    work.cancel()
+    await asyncio.wait([work])
+    nothing_left(lab, container, before)
+    with pytest.raises(TimedOut):
+        await tasks.exec_sync(container, ("/bin/sh", "-c", f"{HELPER} sleep 600"), SHORT_S, keep=True)
+    nothing_left(lab, container, before)
+
+
+@only_real
+async def test_more_helpers_than_there_may_be_end_with_their_command(lab: Lab) -> None:
+    container = await lab.running(IDLE)
+    before, tasks = members(container), lab.tasks()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(helpers_of_hooks, "IN_ONE_MAX", 3)
+        for number in range(5):
+            await tasks.exec_sync(container, ("/bin/sh", "-c", HELPER), NONE, keep=True)
+            assert len(members(container) - before) == len(ledgers(lab)) == min(3, number + 1)
+
+
+@only_real
+async def test_helpers_without_a_cgroup_of_their_own_are_the_containers(lab: Lab) -> None:
+    container = await lab.running(IDLE)
+    before = members(container)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cgroups, "divide", lambda *_: ("", ""))
+        text = f"{HELPER} sleep 1001 & exit 4"
+        done = await lab.tasks().exec_sync(container, ("/bin/sh", "-c", text), NONE, keep=True)
+    assert done.code == 4 and ledgers(lab) == []
+    assert len(members(container) - before) == 1
+
+
 @only_real
 async def test_nothing_of_a_command_survives_its_limit(lab: Lab) -> None:
     """It ignores signals, forks, and leaves its session; what it leaves is orphaned."""
@@ -295,14 +394,44 @@ def status(text: str, wanted: set[str]) -> dict[str, str]:
     return {name: value.strip() for name, value in lines if name in wanted}
 
 
-@only_real
-async def test_a_command_line_in_the_programs_place_is_not_repeated(lab: Lab) -> None:
-    container = await lab.running(STOPS)
-    with pytest.raises(ExecFailed) as caught:
-        await lab.tasks().exec_sync(container, ("mysql --password=hunter2",), NONE)
-    assert "hunter2" not in caught.value.text and "not found" in caught.value.text
-    with pytest.raises(ExecFailed, match=r"such-program.*not found"):
-        await lab.tasks().exec_sync(container, ("such-program", "--password=hunter2"), NONE)
+SECRETS = {
+    "a line": "mysql --password=hunter2",
+    "a path": "/usr/bin/mysql --password=hunter2",
+    "quotes": "/bin/\"mysql\" -p'hunter2' `hunter2`",
+    "lines": "/bin/a\n\thunter2\n\r hunter2",
+    "no printing": "/bin/\u200b\x7f\x1b[31mhunter2",
+    "long": "/bin/" + "hunter2/" * 1200,
+    "an ending": "x: permission denied: hunter2",
+}
+"""Command lines in the program's place."""
+
+
+@pytest.mark.real
+@pytest.mark.parametrize("kind", SECRETS)
+def test_a_command_line_in_the_programs_place_is_not_repeated(real: Lab, kind: str) -> None:
+    """By exec and by create; both say why."""
+
+    async def body(lab: Lab) -> None:
+        container, sandbox = await in_sandbox(lab)
+        with pytest.raises(ExecFailed) as of_exec:
+            await lab.tasks().exec_sync(container, (SECRETS[kind], "-p", "hunter2"), NONE)
+        made, _ = lab.container(sandbox, "")
+        with pytest.raises(RuntimeFailed) as of_create:
+            secrets = c.ContainerSecrets(command=(SECRETS[kind],), args=("-p", "hunter2"))
+            await lab.tasks().create(made, sandbox, secrets, MARK)
+        for caught in (of_exec, of_create):
+            text = caught.value.text
+            assert "unter2" not in text and "mysql" not in text
+            assert text.endswith(
+                (
+                    "exec: executable file not found in $PATH",
+                    "exec: no such file or directory",
+                    "exec: file name too long",
+                )
+            )
+        assert ledgers(lab) == []
+
+    run_in(real, body)
 
 
 @only_real

@@ -453,9 +453,48 @@ async def test_out_of_memory(lab: Lab) -> None:
     resources = c.Resources(memory_limit_in_bytes=16 * 2**20)
     container = await lab.running("dd if=/dev/zero of=/dev/null bs=64M count=1; exit 137", resources=resources)
     ended = await lab.tasks().wait_exit(container)
-    assert (ended.code, ended.oom) == (137, True)
-    assert ended.oom_kills > 0
-    assert lab.look(container).oom
+    assert (ended.code, ended.oom) == (137, False), "conmon's note is not needed"
+    assert ended.oom_kills == lab.look(container).oom_kills > 0
+
+
+EATS = "dd if=/dev/zero of=/dev/null bs=64M count=1"
+SMALL_MEMORY = c.Resources(memory_limit_in_bytes=16 * 2**20)
+
+
+@only_real
+async def test_a_kill_for_want_of_memory_that_it_outlives_is_told_at_once(lab: Lab) -> None:
+    """By a command, several times; the descriptors of the wait are given back; one that ends it is told with the end."""
+    container = await lab.running(f"{READY} sleep 1000", resources=SMALL_MEMORY)
+    tasks, kills = lab.tasks(), 0
+    before = len(os.listdir("/proc/self/fd"))
+    for _ in range(3):
+        waiting = asyncio.ensure_future(tasks.wait_oom(container, kills, 0.2))
+        done = await tasks.exec_sync(container, ("/bin/sh", "-c", EATS), 20)
+        assert done.code == 137
+        assert await asyncio.wait_for(waiting, 5) == kills + 1
+        kills += 1
+        assert not os.path.exists(lab.layout.container(container.id).oom), "conmon's note says no time"
+    assert await asyncio.wait_for(tasks.wait_oom(container, 0, 0.2), 5) == kills, "also what was before"
+    assert len(os.listdir("/proc/self/fd")) == before
+    waiting = asyncio.ensure_future(tasks.wait_oom(container, kills, 5.0))
+    process.send_signal(container.init, signal.SIGKILL)
+    ended = await tasks.wait_exit(container)
+    assert (ended.code, ended.oom, ended.oom_kills) == (137, False, kills)
+    assert not waiting.done()
+    waiting.cancel()
+    await asyncio.wait([waiting])
+    assert len(os.listdir("/proc/self/fd")) <= before
+
+
+@only_real
+async def test_nothing_is_told_of_a_container_without_a_cgroup(lab: Lab) -> None:
+    container = await lab.running(STOPS)
+    await lab.tasks().remove(container.id)
+    waiting = asyncio.ensure_future(lab.tasks().wait_oom(container, 0, 0.1))
+    await asyncio.sleep(0.05)
+    assert not waiting.done()
+    waiting.cancel()
+    await asyncio.wait([waiting])
 
 
 @contract
@@ -629,9 +668,37 @@ async def test_a_missing_monitor(lab: Lab) -> None:
 
 @only_real
 async def test_a_failing_runtime_says_why(lab: Lab) -> None:
-    stand_in(lab, FOR_CREATE.format('echo "first"  >&2; echo "no space in \\"here\\"" >&2; exit 9'))
-    with pytest.raises(RuntimeFailed, match='no space in "here"'):
+    stand_in(lab, FOR_CREATE.format('echo "first"  >&2; echo "no space here: \\"secret\\"" >&2; exit 9'))
+    with pytest.raises(RuntimeFailed, match=r"create: first no space here$"):
         await lab.created(STOPS)
+
+
+LIES = """head -c 30000 /dev/zero | tr '\\0' x >&2
+    for log; do case "$log" in --log=*) break;; esac; done
+    seq -f '{"level":"error","msg":"%.0f"}' 200000 >"${log#--log=}"; exit 1;"""
+
+
+@only_real
+async def test_a_failing_runtime_that_says_too_much(lab: Lab) -> None:
+    """Its log is read from its end, bounded."""
+    stand_in(lab, FOR_CREATE.format(LIES))
+    lab.options["limits"] = Limits(create_s=20)
+    with pytest.raises(RuntimeFailed, match=r"^runtime create: 200000$"):
+        await lab.created("true")
+
+
+@only_real
+async def test_what_the_runtime_says_is_not_in_the_containers_log(lab: Lab) -> None:
+    """Nor among what a command says."""
+    stand_in(lab, 'exec /usr/sbin/runc --debug "$@"')
+    lab.options["limits"] = Limits()
+    container = await lab.running(f"echo out; echo err >&2; {READY} sleep 1000")
+    done = await lab.tasks().exec_sync(container, ("/bin/sh", "-c", "echo one; echo two >&2"), 0)
+    assert (done.stdout, done.stderr) == (b"one\n", b"two\n")
+    lines = sorted(line.split(" ", 1)[1] for line in lab.log(container).splitlines())
+    assert lines == ["stderr F err", "stdout F out"]
+    said = Path(lab.layout.container(container.id).runtime_log).read_text().splitlines()
+    assert said and {json.loads(line)["level"] for line in said} == {"debug"}
 
 
 @only_real
@@ -654,7 +721,7 @@ async def test_a_start_of_something_missing(lab: Lab) -> None:
     sandbox = lab.sandbox()
     await lab.sandboxes().set_up(sandbox.id, sandbox, MARK)
     container, _ = lab.container(sandbox, STOPS)
-    with pytest.raises(RuntimeFailed, match=r"runc create: .*no-such-program"):
+    with pytest.raises(RuntimeFailed, match=r"runc create: .*exec: no such file or directory$"):
         await lab.tasks().create(container, sandbox, c.ContainerSecrets(command=("/no-such-program",)), MARK)
 
 

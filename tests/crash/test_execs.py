@@ -9,10 +9,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import grpc
 import pytest
 from grpc import StatusCode
 
-from adapters.oci.cgroups import directories, members
+from adapters.oci.cgroups import directories, members, oom_kills
 from domain import events as e
 from domain.records import Record
 from proto import api_pb2 as pb
@@ -118,13 +119,31 @@ def test_a_client_that_leaves_ends_its_command(m: Machine) -> None:
 
 def test_errors_are_told_with_their_code(m: Machine) -> None:
     pod = running(m)
-    with refused(StatusCode.UNKNOWN, "/no/such/program", "no such file"):
+    with refused(StatusCode.UNKNOWN, "runc exec", "exec: no such file or directory"):
         execute(pod, "/no/such/program")
     with refused(StatusCode.INVALID_ARGUMENT, "cmd is empty"):
         execute(pod)
     pod.stop()
     with refused(StatusCode.FAILED_PRECONDITION, "not running"):
         execute(pod, "true")
+
+
+def test_no_word_of_a_command_is_told_or_recorded(m: Machine) -> None:
+    """Whole command lines in the program's place, to exec and to create: not in the reply, the log, the daemon's own."""
+    pod = running(m)
+    for program in ("mysql -pHUNTER2", '/bin/"mysql"\t-p HUNTER2\u200b\n-pHUNTER2', "/x/" + "HUNTER2/" * 600):
+        with pytest.raises(grpc.RpcError) as of_exec:
+            execute(pod, program, "-pHUNTER2")
+        config = container_config("", "other", envs=[pb.KeyValue(key="PASSWORD", value=b"HUNTER2")])
+        config.command[:] = [program, "-pHUNTER2"]
+        with pytest.raises(grpc.RpcError) as of_create:
+            pod.ask("CreateContainer", pod_sandbox_id=pod.sandbox_id, config=config)
+        for caught in (of_exec, of_create):
+            assert "exec: " in caught.value.details() and "HUNTER2" not in caught.value.details()
+    assert m.daemon is not None
+    assert "HUNTER2" not in m.daemon.said(10**6)
+    assert [r for r in m.records() if "exec: " in repr(r)], "why the create failed is on record"
+    assert "HUNTER2" not in repr(m.records())
 
 
 @pytest.mark.parametrize("how", ["ends", "removed", "stopped"])
@@ -168,6 +187,39 @@ def test_the_daemon_is_killed_amid_a_command(m: Machine, after_s: float) -> None
     until(lambda: only_init(pod), text="the next daemon ends it")
     assert (pod.info()["pid"], pod.status().state) == (init, pb.CONTAINER_RUNNING)
     assert execute(pod, "echo", "on").stdout == b"on\n"
+
+
+HELPER = "setsid sleep 1000 </dev/null >/dev/null 2>&1 &"
+
+
+@pytest.mark.parametrize("how", ["lives", "told to end", "killed"])
+def test_a_hooks_helper_lives_on_and_a_probes_does_not(m: Machine, how: str) -> None:
+    """By the limit: a hook has none. Whatever becomes of the daemon; it ends with its container."""
+    pod = running(m)
+    assert execute(pod, "sh", "-c", f"{HELPER} exit 5", limit_s=5).exit_code == 5
+    assert only_init(pod)
+    assert execute(pod, "sh", "-c", f"{HELPER} exit 5").exit_code == 5
+    (helper,) = members(cgroup(pod)) - {pod.info()["pid"]}
+    if how == "told to end":
+        assert m.terminate() == 0
+        m.start()
+    elif how == "killed":
+        m.restart()
+    assert execute(pod, "echo", "on").stdout == b"on\n"
+    assert execute(pod, "sh", "-c", HELPER).exit_code == 0
+    assert helper in members(cgroup(pod)) and len(members(cgroup(pod))) == 3
+    pod.stop()
+    assert not members(cgroup(pod))
+    until(lambda: not list((m.run / "execs").iterdir()), text="nothing of them is left")
+
+
+def test_helpers_that_end_leave_nothing_under_the_next_daemon(m: Machine) -> None:
+    pod = running(m)
+    execute(pod, "sh", "-c", HELPER)
+    (helper,) = members(cgroup(pod)) - {pod.info()["pid"]}
+    m.restart()
+    os.kill(helper, 9)
+    until(lambda: only_init(pod), text="its cgroup and its directory go")
 
 
 def test_a_container_is_removed_that_a_dead_daemon_left_a_command_in(m: Machine) -> None:
@@ -290,6 +342,59 @@ def test_the_kernels_kill_is_on_record_before_the_exit(m: Machine, down: bool) -
     told = [event for event in of(m, pod.container_id) if isinstance(event, e.ContainerOom | e.ContainerExited)]
     assert [type(event) for event in told] == [e.ContainerOom, e.ContainerExited], told
     assert told[0].kills > 0 and told[1].evidence.source == "exit-file"
+
+
+SMALL_MEMORY = {"memory_limit_in_bytes": 15 << 20, "memory_swap_limit_in_bytes": 15 << 20}
+EATS = "/bin/busybox dd if=/dev/zero of=/dev/null bs=100M count=1"
+
+
+def ooms(m: Machine, pod: Pod) -> list[Any]:
+    return [event.kills for event in of(m, pod.container_id) if isinstance(event, e.ContainerOom)]
+
+
+@pytest.mark.parametrize("restarts", [False, True], ids=["", "the daemon dies in between"])
+@pytest.mark.parametrize("code", [0, 3, 137])
+def test_a_kill_that_the_container_outlived_is_told_then_and_is_no_reason(
+    m: Machine, code: int, restarts: bool
+) -> None:
+    """A command in it was killed for want of memory; much later it ends in some way."""
+    ends = f"while [ ! -e /shared/go ]; do sleep 0.02; done; exit {code}"
+    pod = running(m, f"touch /shared/up; {ends}", resources=SMALL_MEMORY)
+    assert execute(pod, "/bin/sh", "-c", f"{EATS}; exit $?").exit_code == 137
+    until(lambda: ooms(m, pod) == [1], text="it is on record while the container runs")
+    assert pod.status().state == pb.CONTAINER_RUNNING
+    if restarts:
+        m.restart()
+    if code == 137:
+        os.kill(pod.info()["pid"], 9)
+    else:
+        (pod.shared / "go").touch()
+    status = pod.ended()
+    assert (status.exit_code, status.reason) == (code, "Completed" if code == 0 else "Error")
+    assert status.message == "the kernel killed 1 of its processes for want of memory"
+    assert ooms(m, pod) == [1]
+
+
+def test_a_kill_that_no_daemon_saw_is_told_by_the_next(m: Machine) -> None:
+    script = f"touch /shared/up; until [ -e /shared/go ]; do sleep 0.02; done; {EATS}; {FOREVER}"
+    pod = running(m, script, resources=SMALL_MEMORY)
+    m.kill9()
+    (pod.shared / "up").unlink()
+    (pod.shared / "go").touch()
+    until((pod.shared / "up").exists, text="it goes on after the kill")
+    m.start()
+    until(lambda: ooms(m, pod) == [1], text="the next daemon tells")
+    pod.stop()
+    assert (pod.status().exit_code, pod.status().reason) == (137, "Error")
+
+
+def test_children_that_are_killed_again_and_again_do_not_fill_the_log(m: Machine) -> None:
+    pod = running(m, f"touch /shared/up; while :; do {EATS} 2>/dev/null; done", resources=SMALL_MEMORY)
+    until(lambda: ooms(m, pod), text="the first is told")
+    cgroup_kills = until(lambda: (n := oom_kills(cgroup(pod))) > 20 and n)
+    assert len(ooms(m, pod)) == 1
+    pod.stop()
+    assert ooms(m, pod)[-1] >= cgroup_kills and len(ooms(m, pod)) == 2
 
 
 @contextmanager

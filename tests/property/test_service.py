@@ -87,7 +87,7 @@ OPS = st.sampled_from((
     "remove_image",
     "again", "again", "leave",
 ))
-EVENTS = ("container_ends", "everything_ends", "monitor_dies", "infra_dies", "wall_clock_jumps", "image_is_damaged")
+EVENTS = ("container_ends", "child_is_killed", "everything_ends", "monitor_dies", "infra_dies", "wall_clock_jumps", "image_is_damaged")
 # fmt: on
 
 
@@ -303,6 +303,12 @@ class ServiceMachine(RuleBasedStateMachine):
         known = pick(self.world.machine.tasks, which)
         if known is not None:
             self.world.machine.end(known, (0, 1, 137, 137)[more % 4], oom=more % 4 == 3)
+
+    def child_is_killed(self, which: int, more: int) -> None:
+        """For want of memory; the container outlives it."""
+        known = pick(self.world.machine.tasks, which)
+        if known is not None:
+            self.world.machine.kill_child(known)
 
     def everything_ends(self, which: int, more: int) -> None:
         """News of each comes in its own time."""

@@ -239,7 +239,7 @@ def _unasked(story: Story, exited: Record) -> Iterator[str]:
     name = signal_name(exited.event.code - 128)
     if not name:
         yield "nobody asked Daybook to stop it"
-    elif exited.event.oom or story.events(exited.key, e.ContainerOom):
+    elif exited.event.oom:
         yield f"nobody asked Daybook to stop it; {name} fits the out-of-memory kill"
     else:
         yield f"nobody asked Daybook to stop it; the code means {name}, who sent it is unknown"

@@ -126,8 +126,13 @@ def test_an_exit_without_a_code_is_255_unknown() -> None:
         (1, "wait-status", False, "Error"),
         (137, "exit-file", True, "OOMKilled"),
         (255, "none", False, "Unknown"),
-        (255, "none", True, "OOMKilled"),
+        (0, "exit-file", True, "Completed"),
+        (1, "exit-file", True, "Error"),
+        (143, "exit-file", True, "Error"),
+        (137, "exit-file", False, "Error"),
+        (255, "none", True, "Unknown"),
         (255, "contradiction", False, "Contradiction"),
+        (137, "contradiction", True, "Contradiction"),
     ],
 )
 def test_reason_of_an_exit(code: int, source: str, oom: bool, reason: str) -> None:
@@ -139,7 +144,40 @@ def test_oom_is_counted_from_the_start() -> None:
     assert containers.evolve(running, b.EXITED).reason == "Completed"
     killed = containers.evolve(running, event_of(running, c.RecordOom(b.CON, 4)))
     assert (killed.oom_kills_at_start, killed.oom_kills) == (3, 4)
-    assert containers.evolve(killed, b.EXITED).reason == "OOMKilled"
+    assert containers.message(killed) == "the kernel killed 1 of its processes for want of memory"
+    ended = containers.evolve(killed, event_of(killed, c.RecordExit(b.CON, 137, b.WALL, Evidence("exit-file"), True)))
+    assert (ended.reason, containers.message(ended)) == ("OOMKilled", containers.message(killed))
+
+
+def test_a_kill_that_the_container_outlived_is_not_the_reason_of_its_end() -> None:
+    """Told, with the count; the reason is of the code."""
+    killed = containers.evolve(held(S.RUNNING), e.ContainerOom(0, 2))
+    for code, reason in ((0, "Completed"), (1, "Error"), (137, "Error")):
+        ended = containers.evolve(killed, event_of(killed, c.RecordExit(b.CON, code, b.WALL, Evidence("exit-file"))))
+        assert (ended.reason, ended.exit_code) == (reason, code)
+        assert containers.message(ended) == "the kernel killed 2 of its processes for want of memory"
+
+
+@pytest.mark.parametrize(
+    ("at_start", "kills", "noted", "outlived", "at_end"),
+    [
+        (0, 0, False, 0, False),
+        (0, 1, False, 0, True),
+        (3, 3, False, 0, False),
+        (0, 2, False, 2, False),
+        (0, 3, False, 2, True),
+        (0, 0, False, 2, False),
+        (0, 0, True, 2, True),
+    ],
+)
+def test_whether_it_was_killed_at_its_end(at_start: int, kills: int, noted: bool, outlived: int, at_end: bool) -> None:
+    assert containers.oom_at_end(at_start, kills, noted, outlived) == at_end
+
+
+def test_only_the_monitor_saw_it() -> None:
+    event = event_of(held(S.RUNNING), c.RecordExit(b.CON, 1, b.WALL, Evidence("exit-file"), True))
+    assert event.text == "its monitor saw a kill for want of memory"
+    assert containers.evolve(held(S.RUNNING), event).reason == "Error"
 
 
 def test_a_failed_start_ends_with_128() -> None:

@@ -57,6 +57,14 @@ def test_its_limit(ready: Pod) -> None:
     assert counts(ready) == {"timedOut": 1} and not under_way(ready)
 
 
+@pytest.mark.parametrize(("limit_s", "helpers"), [(0, 1), (1, 0), (3600, 0)], ids=["a hook", "a probe", "a long probe"])
+def test_only_a_hook_may_leave_helpers(ready: Pod, limit_s: float, helpers: int) -> None:
+    machine = ready.world.machine
+    machine.commands[SAYS] = Command(leaves=True)
+    assert ask(ready, SAYS, limit_s).result().code == 0
+    assert machine.tasks[ready.con].helpers == helpers
+
+
 def test_the_caller_owns_it(ready: Pod) -> None:
     call = ask(ready, HANGS)
     assert under_way(ready) == 1

@@ -46,27 +46,6 @@ def test_without_a_configuration_there_is_no_command(layout: Layout, text: str |
         execs.spec_of(paths, ("ls",))
 
 
-def test_the_last_error_of_runcs_log(tmp_path: Path) -> None:
-    log = tmp_path / "log"
-    assert execs.runtimes_error(str(log)) == ""
-    lines = [
-        {"level": "error", "msg": "first"},
-        {"level": "error", "msg": "last\x1b[2J"},
-        {"level": "warning", "msg": "only a warning"},
-        "not an object",
-    ]
-    log.write_text("\n".join([*map(json.dumps, lines), "not json"]))
-    assert execs.runtimes_error(str(log)) == "last?[2J"
-
-
-@pytest.mark.parametrize(
-    ("program", "shown"),
-    [("/bin/no-such", 'exec: "/bin/no-such": not found'), ("mysql -pSECRET", 'exec: "…": not found')],
-)
-def test_a_command_line_in_the_programs_place_is_not_repeated(program: str, shown: str) -> None:
-    assert execs.without_secrets(f'exec: "{program}": not found', (program, "x")) == shown
-
-
 def test_only_what_has_an_id_is_a_ledger(layout: Layout) -> None:
     for name in (f"{CON}.abcd-1", "stranger", "c.1"):
         (Path(layout.execs) / name).mkdir()

@@ -1,6 +1,5 @@
 import pytest
 
-from adapters.oci import runc
 from adapters.oci.monitor import exit_of, parsed
 
 
@@ -37,12 +36,3 @@ def test_answers(answer: bytes, expected: tuple[int, str]) -> None:
 def test_exit_files(data: bytes, code: int | None, quote: str) -> None:
     found = exit_of(data, 5)
     assert (found.code, found.quote, found.at_ns) == (code, quote, 5)
-
-
-def test_the_last_message_of_a_runtime() -> None:
-    assert runc.last_message("first\nlast\n\n") == "last"
-    assert runc.last_message('time="t" level=error msg="no \\"x\\" here" func=main') == 'no "x" here'
-    text = 'time="t" level=fatal msg="deep"\ntime="t" level=error msg="shallow"'
-    assert runc.last_message(text) == "shallow (deep)"
-    assert runc.last_message("") == ""
-    assert "\x1b" not in runc.last_message("\x1b[31mred")
