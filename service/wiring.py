@@ -15,7 +15,7 @@ from adapters.cri.options import Options
 from adapters.cri.pinned import Pins
 from adapters.cri.server import Server, SocketSpec, serve
 from adapters.host.clock import RandomIds, SystemClock
-from adapters.host.fitness import Fact, facts, network
+from adapters.host.fitness import FAIL, OK, Fact, facts, network
 from adapters.host.secrets import SideFiles
 from adapters.host.state import Lock, OwnerMark, digester, empty_directory, group_id, make_private
 from adapters.images.images import SkopeoImages
@@ -26,8 +26,10 @@ from adapters.log.lmdb_log import LmdbLog
 from adapters.network import conf
 from adapters.network.network import CniNetwork, Limits
 from adapters.oci.layout import Layout
+from adapters.oci.lookup import seccomp_profile
 from adapters.oci.sandboxes import Sandboxes
 from adapters.oci.tasks import Tasks
+from domain.config import ProfileType, SecurityContext, SecurityProfile
 from domain.errors import DaybookError, NotReady
 from domain.fence import REMEDY
 from domain.node import AGGREGATES
@@ -39,6 +41,7 @@ VERSION = "0.1.0"
 LOG_FILE = "data.mdb"
 Wrap = Callable[[Ports], Ports]
 MIB, GIB = 1 << 20, 1 << 30
+RUNTIME_DEFAULT = SecurityContext(seccomp=SecurityProfile(ProfileType.RUNTIME_DEFAULT))
 
 
 @dataclass(frozen=True, slots=True)
@@ -254,14 +257,24 @@ def fitness(config: Config) -> list[Fact]:
         "image tool": "skopeo",
     }
     files = {
-        "seccomp profile": config.runtime.seccomp_profile,
         "signature policy": config.images.policy or "/etc/containers/policy.json",
     }
     given = config.network
     loaded = conf.load(given.conf_dir, given.bin_dirs)
     used = loaded.network.name if loaded.network else ""
     where = [Path(directory) for directory in (given.conf_dir, *given.bin_dirs)]
-    return [*facts(places.data, places.run, programs, files), *network(used, loaded.problem, where)]
+    machine = facts(places.data, places.run, programs, files)
+    return [*machine, *_protection(config), *network(used, loaded.problem, where)]
+
+
+def _protection(config: Config) -> Iterator[Fact]:
+    path = config.runtime.seccomp_profile
+    try:
+        seccomp_profile(RUNTIME_DEFAULT, path)
+        yield Fact(OK, "seccomp profile", path or "built in")
+    except DaybookError as error:
+        remedy = "mend it, or leave runtime.seccomp_profile out of the configuration: then it is the built-in one"
+        yield Fact(FAIL, "seccomp profile", error.text, remedy)
 
 
 def set_up_logging(level: str) -> None:

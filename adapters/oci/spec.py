@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from adapters.oci import capabilities, cgroups, devices, mounts, resources, seccomp
+from adapters.oci.seccomp import Profile
 from domain.config import ContainerConfig, ContainerSecrets, NamespaceMode, ProfileType, SandboxConfig
 from domain.container import Container
 from domain.errors import InvalidRequest, Unsupported
@@ -77,7 +78,7 @@ class Facts:
     shm: str = "/dev/shm"
     etc: tuple[tuple[str, str], ...] = ()
     volumes: tuple[tuple[str, str], ...] = ()
-    seccomp: Mapping[str, Any] | None = None
+    seccomp: Profile | None = None
     sources: Mapping[str, mounts.Source] | None = None
     nodes: tuple[devices.Node, ...] = ()
 

@@ -24,7 +24,6 @@ from adapters.oci import (
     lookup,
     process,
     runc,
-    seccomp,
     spec,
     sweep,
     usage,
@@ -36,7 +35,7 @@ from adapters.oci.monitor import Monitors, read_exit, recorded, strays
 from adapters.oci.mounts import Source
 from adapters.oci.reopen import Logs
 from adapters.oci.threads import Threads
-from domain.config import ContainerConfig, ContainerSecrets, NamespaceMode, SandboxConfig
+from domain.config import ContainerConfig, ContainerSecrets, NamespaceMode, ProfileType, SandboxConfig
 from domain.container import Container
 from domain.errors import Failure, InvalidRequest, RuntimeFailed, StorageFailed, TimedOut
 from domain.events import Binary, Deadline, User
@@ -93,7 +92,7 @@ class Tasks:
         runtime: str = "/usr/sbin/runc",
         monitor: str = "/usr/bin/conmon",
         monitors_cgroup: str = "/daybook/monitors",
-        seccomp_profile: str = seccomp.DEFAULT_PROFILE,
+        seccomp_profile: str = "",
         limits: Limits = Limits(),
     ) -> None:
         self.layout = layout
@@ -149,7 +148,10 @@ class Tasks:
         pid, monitor = await self._monitors.create(container, paths, ":" in cgroup)
         init = process.identity(pid)
         if init is None:
-            raise RuntimeFailed(f"{self._runtime.path} create: init {pid} has ended already")
+            asked = container.config.security.seccomp
+            filtered = asked is not None and asked.type is ProfileType.LOCALHOST
+            hint = "; does its seccomp profile permit too little to start a program?" if filtered else ""
+            raise RuntimeFailed(f"{self._runtime.path} create: init {pid} has ended already{hint}")
         if not cgroups.lies_in(pid, cgroup):
             raise RuntimeFailed(f"{self._runtime.path} create: init {pid} is not in its cgroup {cgroup}")
         return TaskCreated(init, monitor, user, self.binaries()[0])
@@ -195,7 +197,6 @@ class Tasks:
         own_ipc = modes.ipc is NamespaceMode.POD
         own_net = modes.network is NamespaceMode.POD
         shared_shm = own_ipc and config.namespaces.ipc is NamespaceMode.POD
-        wanted = seccomp.wanted(config.security.seccomp, config.security.privileged, self._seccomp_profile)
         return spec.Facts(
             rootfs=paths.rootfs,
             user=found.user,
@@ -207,7 +208,7 @@ class Tasks:
             etc=self._etc(sandbox),
             volumes=found.volumes,
             sources=found.sources,
-            seccomp=seccomp.load(wanted) if wanted else None,
+            seccomp=lookup.seccomp_profile(config.security, self._seccomp_profile),
             nodes=lookup.nodes(config.devices, config.security.privileged),
         )
 
