@@ -15,7 +15,7 @@ from adapters.cri.options import Options
 from adapters.cri.pinned import Pins
 from adapters.cri.server import Server, SocketSpec, serve
 from adapters.host.clock import RandomIds, SystemClock
-from adapters.host.fitness import FAIL, OK, Fact, facts, network
+from adapters.host.fitness import FAIL, OK, WARN, Fact, facts, network
 from adapters.host.secrets import SideFiles
 from adapters.host.state import Lock, OwnerMark, digester, empty_directory, group_id, make_private
 from adapters.images.images import SkopeoImages
@@ -25,6 +25,7 @@ from adapters.images.skopeo import Settings
 from adapters.log.lmdb_log import LmdbLog
 from adapters.network import conf
 from adapters.network.network import CniNetwork, Limits
+from adapters.oci import apparmor
 from adapters.oci.layout import Layout
 from adapters.oci.lookup import seccomp_profile
 from adapters.oci.sandboxes import Sandboxes
@@ -40,6 +41,7 @@ from service.ports import EventLog
 VERSION = "0.1.0"
 LOG_FILE = "data.mdb"
 Wrap = Callable[[Ports], Ports]
+log = logging.getLogger("daybook")
 MIB, GIB = 1 << 20, 1 << 30
 RUNTIME_DEFAULT = SecurityContext(seccomp=SecurityProfile(ProfileType.RUNTIME_DEFAULT))
 
@@ -143,6 +145,11 @@ def open_world(config: Config) -> World:
 async def get_ready(config: Config, world: World) -> None:
     """Before the first root file system: mounts of ours must not spread into other mount namespaces."""
     await world.roots.prepare(Places.of(config).data / "containers")
+    try:
+        await world.tasks.get_ready()
+    except DaybookError as error:
+        # The next container asks again.
+        log.warning("what the machine can do is not known yet: %s", error.text)
 
 
 async def leave(world: World) -> None:
@@ -275,6 +282,12 @@ def _protection(config: Config) -> Iterator[Fact]:
     except DaybookError as error:
         remedy = "mend it, or leave runtime.seccomp_profile out of the configuration: then it is the built-in one"
         yield Fact(FAIL, "seccomp profile", error.text, remedy)
+    with tempfile.TemporaryDirectory(prefix="daybook-") as nowhere:
+        found = apparmor.tried(f"{nowhere}/profile")
+    if found.enabled and not found.profile:
+        yield Fact(WARN, "AppArmor", "containers run without, those that ask for it are refused", found.problem)
+    else:
+        yield Fact(OK, "AppArmor", found.profile or found.problem)
 
 
 def set_up_logging(level: str) -> None:

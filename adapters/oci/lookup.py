@@ -41,7 +41,6 @@ def host(runtime: str) -> Host:
         cgroup_v2=found.v2,
         swap=found.v2 or os.path.exists(f"{memory}/memory.memsw.limit_in_bytes"),
         huge_pages="hugetlb" in (controllers if found.v2 else found.v1),
-        apparmor="".join(_first_lines("/sys/module/apparmor/parameters/enabled")).startswith("Y"),
         selinux=os.path.exists("/sys/fs/selinux/enforce"),
         oom_score_floor=oom_score_floor(),
         recursive_read_only=isinstance(options, list) and "rro" in options and version >= MOUNT_SETATTR,

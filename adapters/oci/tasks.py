@@ -5,17 +5,19 @@ signalled by identity only (pid, start time, boot id; a pidfd), never by a bare 
 """
 
 import asyncio
+import logging
 import os
 import signal
 import stat
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from adapters.oci import (
+    apparmor,
     cgroups,
     files,
     inside,
@@ -44,6 +46,7 @@ from domain.records import Process, TaskUsage
 from domain.sandbox import Sandbox
 
 REMOVALS = 3
+_log = logging.getLogger(__name__)
 
 MountRootfs = Callable[[Sequence[Path], Path, Path, Path], Awaitable[None]]
 """(lower directories top first, upper, work, target)"""
@@ -118,8 +121,26 @@ class Tasks:
     def host(self) -> spec.Host:
         """The machine as it is now; looked up once."""
         if self._host is None:
-            self._host = lookup.host(self._runtime.path)
+            self._host = self._look()
         return self._host
+
+    def _look(self) -> spec.Host:
+        state = apparmor.load(self.layout.apparmor)
+        if state.enabled and not state.profile:
+            _log.warning("no AppArmor profile for containers: %s", state.problem)
+        found = lookup.host(self._runtime.path)
+        return replace(found, apparmor=state.profile, apparmor_problem=state.problem)
+
+    def protection(self) -> Mapping[str, str]:
+        """What RuntimeDefault is here, for people; from memory."""
+        seccomp = self._seccomp_profile or "built in"
+        host = self._host
+        label = "not looked up yet" if host is None else host.apparmor or f"none: {host.apparmor_problem}"
+        return {"seccomp": seccomp, "appArmor": label}
+
+    async def get_ready(self) -> None:
+        """Before the first container: versions, the machine, the AppArmor profile into the kernel. Raises TimedOut."""
+        await self._threads.call(self._get_ready)
 
     def _get_ready(self) -> None:
         self.binaries()
@@ -136,7 +157,7 @@ class Tasks:
     ) -> TaskCreated:
         paths = self.layout.container(container.id)
         if self._binaries is None or self._host is None:
-            await self._threads.call(self._get_ready)
+            await self.get_ready()
         self.check(container.config, sandbox.config)
         if os.path.lexists(paths.directory) or os.path.lexists(paths.task):
             await self.remove(container.id)

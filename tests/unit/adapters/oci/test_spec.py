@@ -279,9 +279,36 @@ def test_recursive_read_only_needs_the_runtime() -> None:
         spec.check(con.config, sandbox().config, replace(HOST, recursive_read_only=False))
 
 
-def test_apparmor_default_is_ignored_where_there_is_none() -> None:
-    asked = c.SecurityProfile(c.ProfileType.RUNTIME_DEFAULT)
-    spec.check(container(security=c.SecurityContext(apparmor=asked)).config, sandbox().config, HOST)
+RUNTIME_DEFAULT = c.SecurityProfile(c.ProfileType.RUNTIME_DEFAULT)
+UNCONFINED = c.SecurityProfile(c.ProfileType.UNCONFINED)
+WITH_APPARMOR = replace(HOST, apparmor="daybook-default", apparmor_problem="")
+
+
+@pytest.mark.parametrize(
+    ("asked", "privileged", "expected"),
+    [
+        (RUNTIME_DEFAULT, False, "daybook-default"),
+        (None, False, "daybook-default"),
+        (UNCONFINED, False, None),
+        (RUNTIME_DEFAULT, True, None),
+        (None, True, None),
+    ],
+)
+def test_apparmor(asked: c.SecurityProfile | None, privileged: bool, expected: str | None) -> None:
+    con = container(security=c.SecurityContext(privileged=privileged, apparmor=asked))
+    pod = sandbox(security=c.SecurityContext(privileged=privileged))
+    assert built(con, pod, host=WITH_APPARMOR)["process"].get("apparmorProfile") == expected
+    if asked is not RUNTIME_DEFAULT or privileged:
+        assert "apparmorProfile" not in built(con, pod)["process"]
+
+
+def test_apparmor_that_cannot_be_had_is_refused_to_who_asks_for_it() -> None:
+    con = container(security=c.SecurityContext(apparmor=RUNTIME_DEFAULT))
+    with pytest.raises(Unsupported, match="RuntimeDefault cannot be used: this machine has no AppArmor"):
+        spec.check(con.config, sandbox().config, HOST)
+    half = replace(HOST, apparmor_problem="apparmor_parser is not there")
+    with pytest.raises(Unsupported, match="RuntimeDefault cannot be used: apparmor_parser is not there"):
+        spec.check(con.config, sandbox().config, half)
 
 
 def test_neither_annotations_nor_labels_get_through() -> None:
