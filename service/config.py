@@ -48,7 +48,7 @@ class Runtime:
     monitor: str = key("conmon", "The monitor that holds a container's stdio and outlives the daemon.")
     infra: str = key("catatonit", "The process that holds a pod's pid namespace where the pod shares one.")
     cgroup_driver: str = key("cgroupfs", "cgroupfs or systemd; the kubelet asks for it.")
-    seccomp_profile: str = key("/usr/share/containers/seccomp.json", "The profile of RuntimeDefault.")
+    seccomp_profile: str = key("", "A seccomp profile for RuntimeDefault other than the built-in one.")
 
 
 @dataclass(frozen=True, slots=True)

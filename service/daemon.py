@@ -199,6 +199,7 @@ class Daemon:
             "effects": {"inFlight": len(self.runner.in_flight()), "failures": self.runner.failures},
             "execs": self._execs.info(),
             "alarms": self._recovery.alarms,
+            "runtimeDefault": dict(self._ports.tasks.protection()),
         }
         return Health(self._runtime_condition(), self._network_condition(), info)
 

@@ -65,6 +65,10 @@ class Tasks(Protocol):
 
     def binaries(self) -> tuple[Binary, Binary]: ...
 
+    def protection(self) -> Mapping[str, str]:
+        """What seccomp's and AppArmor's RuntimeDefault are here, for people; from memory."""
+        ...
+
     async def create(
         self, container: Container, sandbox: Sandbox, secrets: ContainerSecrets, mark: Mapping[str, Any]
     ) -> "TaskCreated":

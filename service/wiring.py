@@ -15,7 +15,7 @@ from adapters.cri.options import Options
 from adapters.cri.pinned import Pins
 from adapters.cri.server import Server, SocketSpec, serve
 from adapters.host.clock import RandomIds, SystemClock
-from adapters.host.fitness import Fact, facts, network
+from adapters.host.fitness import FAIL, OK, WARN, Fact, facts, network
 from adapters.host.secrets import SideFiles
 from adapters.host.state import Lock, OwnerMark, digester, empty_directory, group_id, make_private
 from adapters.images.images import SkopeoImages
@@ -25,9 +25,12 @@ from adapters.images.skopeo import Settings
 from adapters.log.lmdb_log import LmdbLog
 from adapters.network import conf
 from adapters.network.network import CniNetwork, Limits
+from adapters.oci import apparmor
 from adapters.oci.layout import Layout
+from adapters.oci.lookup import seccomp_profile
 from adapters.oci.sandboxes import Sandboxes
 from adapters.oci.tasks import Tasks
+from domain.config import ProfileType, SecurityContext, SecurityProfile
 from domain.errors import DaybookError, NotReady
 from domain.fence import REMEDY
 from domain.node import AGGREGATES
@@ -38,7 +41,9 @@ from service.ports import EventLog
 VERSION = "0.1.0"
 LOG_FILE = "data.mdb"
 Wrap = Callable[[Ports], Ports]
+log = logging.getLogger("daybook")
 MIB, GIB = 1 << 20, 1 << 30
+RUNTIME_DEFAULT = SecurityContext(seccomp=SecurityProfile(ProfileType.RUNTIME_DEFAULT))
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,6 +145,11 @@ def open_world(config: Config) -> World:
 async def get_ready(config: Config, world: World) -> None:
     """Before the first root file system: mounts of ours must not spread into other mount namespaces."""
     await world.roots.prepare(Places.of(config).data / "containers")
+    try:
+        await world.tasks.get_ready()
+    except DaybookError as error:
+        # The next container asks again.
+        log.warning("what the machine can do is not known yet: %s", error.text)
 
 
 async def leave(world: World) -> None:
@@ -254,14 +264,30 @@ def fitness(config: Config) -> list[Fact]:
         "image tool": "skopeo",
     }
     files = {
-        "seccomp profile": config.runtime.seccomp_profile,
         "signature policy": config.images.policy or "/etc/containers/policy.json",
     }
     given = config.network
     loaded = conf.load(given.conf_dir, given.bin_dirs)
     used = loaded.network.name if loaded.network else ""
     where = [Path(directory) for directory in (given.conf_dir, *given.bin_dirs)]
-    return [*facts(places.data, places.run, programs, files), *network(used, loaded.problem, where)]
+    machine = facts(places.data, places.run, programs, files)
+    return [*machine, *_protection(config), *network(used, loaded.problem, where)]
+
+
+def _protection(config: Config) -> Iterator[Fact]:
+    path = config.runtime.seccomp_profile
+    try:
+        seccomp_profile(RUNTIME_DEFAULT, path)
+        yield Fact(OK, "seccomp profile", path or "built in")
+    except DaybookError as error:
+        remedy = "mend it, or leave runtime.seccomp_profile out of the configuration: then it is the built-in one"
+        yield Fact(FAIL, "seccomp profile", error.text, remedy)
+    with tempfile.TemporaryDirectory(prefix="daybook-") as nowhere:
+        found = apparmor.tried(f"{nowhere}/profile")
+    if found.enabled and not found.profile:
+        yield Fact(WARN, "AppArmor", "containers run without, those that ask for it are refused", found.problem)
+    else:
+        yield Fact(OK, "AppArmor", found.profile or found.problem)
 
 
 def set_up_logging(level: str) -> None:

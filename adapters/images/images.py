@@ -11,13 +11,15 @@ import asyncio
 import contextlib
 import hashlib
 import logging
+import os
 import threading
 import time
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
-from adapters.images import authfile, strays
+from adapters.images import authfile, platforms, strays
 from adapters.images.book import Book
 from adapters.images.config import BadConfig, ImageConfig, read_object
 from adapters.images.failures import storage_failure
@@ -187,11 +189,11 @@ class SkopeoImages:
         """Copies unless the store has exactly what the reference means under this name; image and digest meant."""
         try:
             for _ in range(MOVED_TRIES):
-                digest, instances = await self._meaning(wanted, origin, ledger, credentials)
+                digest, instances, platform = await self._meaning(wanted, origin, ledger, credentials)
                 if (held := self._held(wanted, digest)) is not None:
                     return held, digest
                 before = frozenset(self.store.index().images)
-                copied = await self._skopeo.copy(wanted, origin, ledger, credentials)
+                copied = await self._skopeo.copy(wanted, origin, ledger, credentials, platform)
                 image = await self._copied(wanted, copied, before, ledger)
                 if not instances or copied in instances:
                     return image, digest or copied
@@ -208,19 +210,22 @@ class SkopeoImages:
 
     async def _meaning(
         self, wanted: Reference, origin: str, ledger: Ledger, credentials: PullCredentials | None
-    ) -> tuple[str, frozenset[str]]:
-        """The digest that the reference names, and the manifests that a copy may then bring (none: it brings that one).
+    ) -> tuple[str, frozenset[str], tuple[str, ...]]:
+        """The digest that the reference names, the manifests that a copy may then bring (none: it brings that one), and
+        what skopeo must be told to take this machine's.
 
         By digest the registry is asked only when nothing may be left to copy: that it still lets us have it. An archive
         has no manifest to name.
         """
         if origin.startswith("docker-archive:") or (wanted.digest and self._held(wanted, wanted.digest) is None):
-            return wanted.digest, frozenset()
+            return wanted.digest, frozenset(), ()
         raw = await self._skopeo.inspect(wanted, origin, ledger, credentials)
         digest = "sha256:" + hashlib.sha256(raw).hexdigest()
         if wanted.digest and wanted.digest != digest:
             raise PullFailed(f"cannot pull image {wanted}: the source has {digest} in its place")
-        return digest, _instances(raw, digest, wanted)
+        machine = os.uname().machine
+        told = platforms.options(platforms.chosen(_document(raw, wanted), machine), machine)
+        return digest, _instances(raw, digest, wanted), told
 
     async def _copied(self, wanted: Reference, copied: str, before: frozenset[str], ledger: Ledger) -> StoredImage:
         """What the store has under this name after a copy. If it is refused and was not there before, it goes again."""
@@ -425,14 +430,19 @@ def _pulled(image: StoredImage, digest: str) -> PulledImage:
     )
 
 
-def _instances(raw: bytes, digest: str, wanted: Reference) -> frozenset[str]:
-    """Digests of manifests that a manifest or index stands for: itself, and what an index lists."""
+def _document(raw: bytes, wanted: Reference) -> Mapping[str, Any]:
+    """A manifest or an index. Raises PullFailed."""
     try:
         document = read_object(raw, MANIFEST_MAX)
     except BadConfig as error:
         raise PullFailed(f"cannot pull image {wanted}: its manifest is refused: {error}") from error
     if document.get("schemaVersion") != 2:
         raise PullFailed(f"cannot pull image {wanted}: its manifest is not of schema version 2")
-    listed = document.get("manifests")
+    return document
+
+
+def _instances(raw: bytes, digest: str, wanted: Reference) -> frozenset[str]:
+    """Digests of manifests that a manifest or index stands for: itself, and what an index lists."""
+    listed = _document(raw, wanted).get("manifests")
     found = {item.get("digest") for item in listed if isinstance(item, dict)} if isinstance(listed, list) else set()
     return frozenset({digest, *(d for d in found if isinstance(d, str) and is_digest(d))})

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from adapters.images import authfile, failures
+from adapters.images.platforms import native
 from adapters.images.process import Finished, Ledger, run
 from adapters.images.reference import Reference, is_digest, is_loopback
 from adapters.images.store import Layer
@@ -69,12 +70,20 @@ class Skopeo:
         return done.out
 
     async def copy(
-        self, wanted: Reference, origin: str, ledger: Ledger, credentials: PullCredentials | None = None
+        self,
+        wanted: Reference,
+        origin: str,
+        ledger: Ledger,
+        credentials: PullCredentials | None = None,
+        platform: tuple[str, ...] = (),
     ) -> str:
-        """Returns the digest of the manifest that was copied: of an index, the one of this platform's image."""
+        """Returns the digest of the manifest that was copied: of an index, the one of this platform's image.
+
+        `platform`: see `platforms.options`.
+        """
         told = ledger.directory / "digest"
         access = self._access(ledger, wanted, credentials, ("--src-tls-verify=false", "--src-registry-token"))
-        words = ["copy", "--quiet", "--digestfile", str(told), *access, origin, f"{self._transport}{wanted}"]
+        words = [*platform, "copy", "--quiet", "--digestfile", str(told), *access, origin, f"{self._transport}{wanted}"]
         done = await self._run(words, ledger, limit_s=self._settings.limit_s, stall_s=self._settings.stall_s)
         if done.code != 0:
             raise failures.of_pull(str(wanted), done, registry=origin.startswith("docker://"))
@@ -165,7 +174,7 @@ def _stray_layout(layout: Path, chain: Sequence[Layer]) -> str:
         }
 
     rootfs = {"type": "layers", "diff_ids": [layer.diff for layer in chain]}
-    config = put({"architecture": "amd64", "os": "linux", "rootfs": rootfs}, "config")
+    config = put({"architecture": native(os.uname().machine), "os": "linux", "rootfs": rootfs}, "config")
     kind = "application/vnd.oci.image.layer.v1.tar"
     layers = [
         {"mediaType": kind + "+gzip" * layer.gzipped, "digest": layer.blob or layer.diff, "size": layer.blob_size}

@@ -213,6 +213,9 @@ class FakeTasks:
     def binaries(self) -> tuple[Binary, Binary]:
         return RUNC, CONMON
 
+    def protection(self) -> Mapping[str, str]:
+        return {"seccomp": "none", "appArmor": "none"}
+
     async def create(
         self, container: Container, sandbox: Sandbox, secrets: ContainerSecrets, mark: Mapping[str, Any]
     ) -> TaskCreated:

@@ -4,8 +4,9 @@ Everything inside a container's root file system is opened through `open_in_root
 """
 
 import ctypes
+import functools
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 MS_RDONLY = 1
 MS_NOSUID = 2
@@ -76,6 +77,19 @@ def filesystem_magic(path: str) -> int:
     buffer = (ctypes.c_long * 32)()
     _checked(_libc.statfs(os.fsencode(path), ctypes.byref(buffer)), path)
     return int(buffer[0])
+
+
+@functools.cache
+def knows_syscall() -> Callable[[str], bool] | None:
+    """libseccomp's own answer to "is this the name of a system call"; None where the library is not there.
+
+    seccomp_syscall_resolve_name(3): -1 is __NR_SCMP_ERROR; other negative numbers are calls of other architectures.
+    """
+    try:
+        resolve = ctypes.CDLL("libseccomp.so.2").seccomp_syscall_resolve_name
+    except (OSError, AttributeError):
+        return None
+    return lambda name: bool(resolve(name.encode()) != -1)
 
 
 def mounts_below(directory: str, mountinfo: bytes | None = None) -> Iterator[str]:

@@ -282,6 +282,11 @@ class Layout:
         return f"{self.run}/execs"
 
     @property
+    def apparmor(self) -> str:
+        """The text of the AppArmor profile that the kernel got from this daemon."""
+        return f"{self.run}/apparmor-profile"
+
+    @property
     def containers_known(self) -> tuple[str, ...]:
         """Directories whose entries are called by container ids."""
         return (self.containers, self.runtime_root, self.exits, self.attach)

@@ -8,11 +8,11 @@ import os
 import stat
 from collections.abc import Sequence
 
-from adapters.oci import capabilities, cgroups, kernel, runc, seccomp
+from adapters.oci import capabilities, cgroups, default_seccomp, kernel, runc, seccomp, seccomp_file
 from adapters.oci.devices import Node
 from adapters.oci.mounts import Source
 from adapters.oci.spec import Host
-from domain.config import Device, Mount
+from domain.config import Device, Mount, ProfileType, SecurityContext
 from domain.errors import InvalidRequest, StorageFailed
 
 NODES_MAX = 4096
@@ -41,7 +41,6 @@ def host(runtime: str) -> Host:
         cgroup_v2=found.v2,
         swap=found.v2 or os.path.exists(f"{memory}/memory.memsw.limit_in_bytes"),
         huge_pages="hugetlb" in (controllers if found.v2 else found.v1),
-        apparmor="".join(_first_lines("/sys/module/apparmor/parameters/enabled")).startswith("Y"),
         selinux=os.path.exists("/sys/fs/selinux/enforce"),
         oom_score_floor=oom_score_floor(),
         recursive_read_only=isinstance(options, list) and "rro" in options and version >= MOUNT_SETATTR,
@@ -55,6 +54,24 @@ def oom_score_floor() -> int:
     if "CAP_SYS_RESOURCE" in capabilities.held(int(mask, 16)):
         return -1000
     return int(next(iter(_first_lines("/proc/self/oom_score_adj")), "0"))
+
+
+def seccomp_profile(security: SecurityContext, configured: str) -> seccomp.Profile | None:
+    """The profile that a container asked for, None for unconfined: no profile at all means that, as does privileged.
+
+    `configured`: the file of RuntimeDefault, empty for our own. Raises InvalidRequest, Unsupported.
+    """
+    asked = security.seccomp
+    if asked is None or security.privileged or asked.type is ProfileType.UNCONFINED:
+        return None
+    path = configured if asked.type is ProfileType.RUNTIME_DEFAULT else asked.localhost_ref
+    if not path and asked.type is ProfileType.RUNTIME_DEFAULT:
+        return default_seccomp.PROFILE
+    if not path.startswith("/"):
+        raise InvalidRequest(f"seccomp profile {path[:200]!r} is not an absolute path")
+    profile = seccomp_file.load(path)
+    seccomp_file.require_known(profile, kernel.knows_syscall() or default_seccomp.NAMES.__contains__)
+    return profile
 
 
 def sources(mounts: Sequence[Mount]) -> dict[str, Source]:

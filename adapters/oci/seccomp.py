@@ -1,122 +1,230 @@
-"""Seccomp: docker's profile format (as Debian's containers-common installs it) to the OCI `linux.seccomp`."""
+"""Seccomp profiles as values, and the OCI `linux.seccomp` that one of them becomes for one container. Pure.
 
-import json
-import os
+`default_seccomp` has the profile of RuntimeDefault, `seccomp_file` reads those of files. Both know more than the OCI
+form: rules that hold only with or without a capability, on some architectures, from some kernel on.
+"""
+
+import itertools
 import re
-import stat
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
-from domain.config import ProfileType, SecurityProfile
 from domain.errors import InvalidRequest
 
-DEFAULT_PROFILE = "/usr/share/containers/seccomp.json"
-PROFILE_MAX = 4 * 1024 * 1024
-KERNEL = re.compile(r"(\d+)\.(\d+)")
-ARCHES = {
-    "x86_64": ("amd64", "SCMP_ARCH_X86_64"),
-    "aarch64": ("arm64", "SCMP_ARCH_AARCH64"),
-    "ppc64le": ("ppc64le", "SCMP_ARCH_PPC64LE"),
-    "s390x": ("s390x", "SCMP_ARCH_S390X"),
-    "riscv64": ("riscv64", "SCMP_ARCH_RISCV64"),
-    "armv7l": ("arm", "SCMP_ARCH_ARM"),
-    "i686": ("x86", "SCMP_ARCH_X86"),
+ALLOW, ERRNO, LOG, TRACE, NOTIFY = (f"SCMP_ACT_{name}" for name in ("ALLOW", "ERRNO", "LOG", "TRACE", "NOTIFY"))
+SEVERITY = {
+    "SCMP_ACT_KILL_PROCESS": 7,
+    "SCMP_ACT_KILL": 6,
+    "SCMP_ACT_KILL_THREAD": 6,
+    "SCMP_ACT_TRAP": 5,
+    ERRNO: 4,
+    NOTIFY: 3,
+    TRACE: 2,
+    LOG: 1,
+    ALLOW: 0,
 }
-"""`uname -m` -> the profile's own name of it, libseccomp's name."""
+"""Every action of the OCI specification; the higher, the less is left to the program (seccomp(2) orders them so)."""
+
+LT, LE, EQ, GE, GT, NE, MASKED = (f"SCMP_CMP_{n}" for n in ("LT", "LE", "EQ", "GE", "GT", "NE", "MASKED_EQ"))
+OPERATORS = (LT, LE, EQ, GE, GT, NE, MASKED)
+
+MACHINES = {
+    "x86_64": ("amd64", "SCMP_ARCH_X86_64", ("SCMP_ARCH_X86", "SCMP_ARCH_X32")),
+    "aarch64": ("arm64", "SCMP_ARCH_AARCH64", ("SCMP_ARCH_ARM",)),
+    "armv7l": ("arm", "SCMP_ARCH_ARM", ()),
+    "armv8l": ("arm", "SCMP_ARCH_ARM", ()),
+    "i686": ("x86", "SCMP_ARCH_X86", ()),
+    "loongarch64": ("loong64", "SCMP_ARCH_LOONGARCH64", ()),
+    "ppc64le": ("ppc64le", "SCMP_ARCH_PPC64LE", ()),
+    "riscv64": ("riscv64", "SCMP_ARCH_RISCV64", ()),
+    "s390x": ("s390x", "SCMP_ARCH_S390X", ("SCMP_ARCH_S390",)),
+}
+"""`uname -m` -> the name in conditions of profiles, libseccomp's own name, those whose programs run here as well."""
+
+KERNEL = re.compile(r"(\d+)\.(\d+)")
 
 
-def load(path: str) -> Mapping[str, Any]:
-    """A profile file. Raises InvalidRequest where it is missing, too big or not an object."""
-    try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
-        with os.fdopen(fd, "rb") as file:
-            if not stat.S_ISREG(os.fstat(fd).st_mode):
-                raise InvalidRequest(f"seccomp profile {path} is not a regular file")
-            data = file.read(PROFILE_MAX + 1)
-    except OSError as error:
-        raise InvalidRequest(f"seccomp profile {path}: {os.strerror(error.errno or 0)}") from error
-    if len(data) > PROFILE_MAX:
-        raise InvalidRequest(f"seccomp profile {path} is larger than {PROFILE_MAX} bytes")
-    try:
-        profile = json.loads(data)
-    except (ValueError, RecursionError) as error:
-        raise InvalidRequest(f"seccomp profile {path} is not JSON: {str(error)[:200]}") from error
-    if not isinstance(profile, dict) or "defaultAction" not in profile:
-        raise InvalidRequest(f"seccomp profile {path} has no defaultAction")
-    return profile
+@dataclass(frozen=True, slots=True)
+class Argument:
+    """A condition on one argument of a system call, as 64 bits without sign. MASKED_EQ: arg & value == value_two."""
+
+    index: int
+    op: str
+    value: int
+    value_two: int = 0
 
 
-def wanted(asked: SecurityProfile | None, privileged: bool, default: str = DEFAULT_PROFILE) -> str:
-    """The profile file to load, empty for unconfined. No profile at all means unconfined, as does privileged."""
-    if asked is None or privileged or asked.type is ProfileType.UNCONFINED:
-        return ""
-    if asked.type is ProfileType.RUNTIME_DEFAULT:
-        return default
-    if not asked.localhost_ref.startswith("/"):
-        raise InvalidRequest(f"seccomp profile {asked.localhost_ref[:200]!r} is not an absolute path")
-    return asked.localhost_ref
+@dataclass(frozen=True, slots=True)
+class Condition:
+    """Empty: no condition. As `includes` all capabilities are needed, as `excludes` one is enough."""
+
+    arches: tuple[str, ...] = ()
+    caps: tuple[str, ...] = ()
+    kernel: tuple[int, int] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """`errno` None: the runtime's own (EPERM)."""
+
+    names: tuple[str, ...]
+    action: str
+    errno: int | None = None
+    arguments: tuple[Argument, ...] = ()
+    includes: Condition = Condition()
+    excludes: Condition = Condition()
+
+
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """`architectures` for every machine, or `arch_map`: libseccomp's name of the machine -> the others."""
+
+    name: str
+    default: str
+    default_errno: int | None
+    rules: tuple[Rule, ...]
+    architectures: tuple[str, ...] = ()
+    arch_map: tuple[tuple[str, tuple[str, ...]], ...] = ()
+    flags: tuple[str, ...] = ()
+
+    def in_force(self, capabilities: Collection[str], machine: str, kernel: tuple[int, int]) -> tuple[Rule, ...]:
+        """The rules whose conditions hold for a container with these capabilities, on this machine."""
+        short = MACHINES[machine][0] if machine in MACHINES else machine
+        return tuple(rule for rule in self.rules if _applies(rule, capabilities, short, kernel))
 
 
 def convert(
-    profile: Mapping[str, Any], capabilities: Collection[str], machine: str, kernel: tuple[int, int]
+    profile: Profile, capabilities: Collection[str], machine: str, kernel: tuple[int, int] = (6, 1)
 ) -> dict[str, Any]:
-    """The OCI form for one container: rules whose conditions hold for its capabilities, this machine, this kernel."""
-    short, native = ARCHES.get(machine, (machine, ""))
-    out: dict[str, Any] = {"defaultAction": profile["defaultAction"]}
-    if profile.get("defaultErrnoRet") is not None:
-        out["defaultErrnoRet"] = profile["defaultErrnoRet"]
-    architectures = _architectures(profile, native)
+    """The OCI form for one container. Raises InvalidRequest where the runtime would make less of it than it says."""
+    rules = _settled(profile.in_force(capabilities, machine, kernel))
+    _check(profile, rules)
+    out: dict[str, Any] = {"defaultAction": profile.default}
+    if profile.default_errno is not None:
+        out["defaultErrnoRet"] = profile.default_errno
+    architectures = _architectures(profile, machine)
     if architectures:
         out["architectures"] = architectures
-    for key in ("flags", "listenerPath", "listenerMetadata"):
-        if profile.get(key):
-            out[key] = profile[key]
-    rules = []
-    for rule in profile.get("syscalls") or ():
-        if not isinstance(rule, dict) or not _applies(rule, capabilities, short, kernel):
-            continue
-        names = list(rule.get("names") or ([rule["name"]] if rule.get("name") else ()))
+    if profile.flags:
+        out["flags"] = list(profile.flags)
+    out["syscalls"] = [_rule(rule) for rule in rules]
+    return out
+
+
+def _architectures(profile: Profile, machine: str) -> list[str]:
+    if profile.architectures:
+        return list(profile.architectures)
+    native = MACHINES[machine][1] if machine in MACHINES else ""
+    return [native, *dict(profile.arch_map)[native]] if native in dict(profile.arch_map) else []
+
+
+def _applies(rule: Rule, capabilities: Collection[str], arch: str, kernel: tuple[int, int]) -> bool:
+    includes, excludes = rule.includes, rule.excludes
+    if (includes.arches and arch not in includes.arches) or arch in excludes.arches:
+        return False
+    if not all(name in capabilities for name in includes.caps):
+        return False
+    if any(name in capabilities for name in excludes.caps):
+        return False
+    if includes.kernel is not None and kernel < includes.kernel:
+        return False
+    return not (excludes.kernel is not None and kernel >= excludes.kernel)
+
+
+def _rule(rule: Rule) -> dict[str, Any]:
+    out: dict[str, Any] = {"names": list(rule.names), "action": rule.action}
+    if rule.errno is not None:
+        out["errnoRet"] = rule.errno
+    if rule.arguments:
+        out["args"] = [
+            {"index": one.index, "value": one.value, "valueTwo": one.value_two, "op": one.op} for one in rule.arguments
+        ]
+    return out
+
+
+# --- what a runtime would not do as it is written --------------------------------------------------------------------
+
+
+def _settled(rules: Sequence[Rule]) -> tuple[Rule, ...]:
+    """A rule without conditions on arguments ends the laxer ones for the same system call.
+
+    libseccomp would keep the first of two such rules, and runc leaves out whatever says the same as the default.
+    """
+    worst: dict[str, int] = {}
+    for rule in rules:
+        for name in () if rule.arguments else rule.names:
+            worst[name] = max(worst.get(name, 0), SEVERITY[rule.action])
+    out = []
+    for rule in rules:
+        names = tuple(name for name in rule.names if SEVERITY[rule.action] >= worst.get(name, 0))
         if names:
-            rules.append(_rule(rule, names))
-    out["syscalls"] = rules
-    return out
+            out.append(replace(rule, names=names))
+    return tuple(out)
 
 
-def _architectures(profile: Mapping[str, Any], native: str) -> list[str]:
-    if profile.get("architectures"):
-        return list(profile["architectures"])
-    for entry in profile.get("archMap") or ():
-        if entry.get("architecture") == native:
-            return [native, *(entry.get("subArchitectures") or ())]
-    return []
+def _check(profile: Profile, rules: Sequence[Rule]) -> None:
+    permitted = any("execve" in rule.names and permits(rule.action) for rule in rules)
+    if not permits(profile.default) and not permitted:
+        raise InvalidRequest(f"seccomp profile {profile.name} permits no execve: no program can be started under it")
+    for lax, strict, name in _contradictions(rules):
+        how = f"{lax.action} and {strict.action} may both be meant, and which of them holds is not defined"
+        raise InvalidRequest(f"seccomp profile {profile.name}: rules for {name} contradict each other: {how}")
 
 
-def _applies(rule: Mapping[str, Any], capabilities: Collection[str], arch: str, kernel: tuple[int, int]) -> bool:
-    includes, excludes = rule.get("includes") or {}, rule.get("excludes") or {}
-    if includes.get("arches") and arch not in includes["arches"]:
-        return False
-    if arch in (excludes.get("arches") or ()):
-        return False
-    if not all(name in capabilities for name in includes.get("caps") or ()):
-        return False
-    if any(name in capabilities for name in excludes.get("caps") or ()):
-        return False
-    if includes.get("minKernel") and kernel < version(includes["minKernel"]):
-        return False
-    return not (excludes.get("minKernel") and kernel >= version(excludes["minKernel"]))
+def permits(action: str) -> bool:
+    return SEVERITY[action] <= SEVERITY[LOG]
 
 
-def _rule(rule: Mapping[str, Any], names: list[str]) -> dict[str, Any]:
-    out: dict[str, Any] = {"names": names, "action": rule["action"]}
-    if rule.get("errnoRet") is not None:
-        out["errnoRet"] = rule["errnoRet"]
-    arguments = [
-        {"index": arg["index"], "value": arg["value"], "valueTwo": arg.get("valueTwo", 0), "op": arg["op"]}
-        for arg in rule.get("args") or ()
-    ]
-    if arguments:
-        out["args"] = arguments
-    return out
+def _contradictions(rules: Sequence[Rule]) -> Iterator[tuple[Rule, Rule, str]]:
+    """Pairs of rules for one system call that may both match, a laxer one and a stricter one with conditions.
+
+    libseccomp drops the latter in silence where the former has none, and else takes them in an order of its own.
+    """
+    of: dict[str, list[Rule]] = {}
+    for rule in rules:
+        for name in rule.names:
+            of.setdefault(name, []).append(rule)
+    for name, same in of.items():
+        for lax, strict in itertools.permutations(same, 2) if len({rule.action for rule in same}) > 1 else ():
+            if SEVERITY[lax.action] < SEVERITY[strict.action] and strict.arguments and not _apart(lax, strict):
+                yield lax, strict, name
+
+
+def _apart(one: Rule, other: Rule) -> bool:
+    """True where no call can match both: the conditions on some argument exclude each other."""
+    pairs = itertools.product(one.arguments, other.arguments)
+    return any(mine.index == theirs.index and _exclusive(mine, theirs) for mine, theirs in pairs)
+
+
+def _exclusive(one: Argument, other: Argument) -> bool:
+    if one.op == MASKED and other.op == MASKED:
+        return bool((one.value_two ^ other.value_two) & one.value & other.value)
+    for mine, theirs in ((one, other), (other, one)):
+        if mine.op == EQ:
+            return not holds(theirs, mine.value)
+    ranges = [_range(argument) for argument in (one, other)]
+    return max(low for low, _ in ranges) > min(high for _, high in ranges)
+
+
+def _range(argument: Argument) -> tuple[int, int]:
+    """The lowest and the highest value that a condition can hold for."""
+    value = argument.value
+    highest = {LT: value - 1, LE: value}.get(argument.op, (1 << 64) - 1)
+    return {GT: value + 1, GE: value}.get(argument.op, 0), highest
+
+
+def holds(argument: Argument, value: int) -> bool:
+    """What the kernel makes of a condition."""
+    match argument.op:
+        case "SCMP_CMP_MASKED_EQ":
+            return value & argument.value == argument.value_two
+        case "SCMP_CMP_NE":
+            return value != argument.value
+        case "SCMP_CMP_EQ":
+            return value == argument.value
+    low, high = _range(argument)
+    return low <= value <= high
 
 
 def version(text: str) -> tuple[int, int]:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from adapters.oci import capabilities, cgroups, devices, mounts, resources, seccomp
+from adapters.oci.seccomp import Profile
 from domain.config import ContainerConfig, ContainerSecrets, NamespaceMode, ProfileType, SandboxConfig
 from domain.container import Container
 from domain.errors import InvalidRequest, Unsupported
@@ -53,7 +54,9 @@ class Host:
     cgroup_v2: bool = False
     swap: bool = True
     huge_pages: bool = True
-    apparmor: bool = False
+    apparmor: str = ""
+    """What AppArmor's RuntimeDefault is called here; empty: there is none, as `apparmor_problem` says."""
+    apparmor_problem: str = "this machine has no AppArmor"
     selinux: bool = False
     recursive_read_only: bool = True
     oom_score_floor: int = -1000
@@ -77,7 +80,7 @@ class Facts:
     shm: str = "/dev/shm"
     etc: tuple[tuple[str, str], ...] = ()
     volumes: tuple[tuple[str, str], ...] = ()
-    seccomp: Mapping[str, Any] | None = None
+    seccomp: Profile | None = None
     sources: Mapping[str, mounts.Source] | None = None
     nodes: tuple[devices.Node, ...] = ()
 
@@ -111,10 +114,24 @@ def check(config: ContainerConfig, sandbox: SandboxConfig, host: Host) -> None:
 
 
 def _check_apparmor(config: ContainerConfig, host: Host) -> None:
+    """What was asked for by name is refused where it cannot be had; who asked for nothing gets what there is."""
     asked = config.security.apparmor
-    if asked is not None and asked.type is ProfileType.LOCALHOST and not config.security.privileged:
-        why = "is not supported yet" if host.apparmor else "cannot be used: this machine has no AppArmor"
+    if asked is None or config.security.privileged:
+        return
+    if asked.type is ProfileType.LOCALHOST:
+        why = "is not supported yet" if host.apparmor else f"cannot be used: {host.apparmor_problem}"
         raise Unsupported(f"AppArmor profile {asked.localhost_ref[:200]!r} {why}")
+    if asked.type is ProfileType.RUNTIME_DEFAULT and not host.apparmor:
+        raise Unsupported(f"AppArmor profile RuntimeDefault cannot be used: {host.apparmor_problem}")
+
+
+def _apparmor(config: ContainerConfig, host: Host) -> dict[str, str]:
+    """No profile asked for is RuntimeDefault ("equivalent to not specifying a profile", says the CRI): as on the peers,
+    and Kubernetes' Pod Security Standards count on it.
+    """
+    asked = config.security.apparmor
+    unconfined = config.security.privileged or (asked is not None and asked.type is ProfileType.UNCONFINED)
+    return {} if unconfined or not host.apparmor else {"apparmorProfile": host.apparmor}
 
 
 def _check_namespaces(config: ContainerConfig, sandbox: SandboxConfig) -> None:
@@ -185,6 +202,7 @@ def _process(
         "capabilities": capabilities.sets(given),
         "noNewPrivileges": security.no_new_privs,
         "oomScoreAdj": max(host.oom_score_floor, min(1000, score)),
+        **_apparmor(config, host),
     }
 
 

@@ -5,17 +5,19 @@ signalled by identity only (pid, start time, boot id; a pidfd), never by a bare 
 """
 
 import asyncio
+import logging
 import os
 import signal
 import stat
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from adapters.oci import (
+    apparmor,
     cgroups,
     files,
     inside,
@@ -24,7 +26,6 @@ from adapters.oci import (
     lookup,
     process,
     runc,
-    seccomp,
     spec,
     sweep,
     usage,
@@ -37,7 +38,7 @@ from adapters.oci.mounts import Source
 from adapters.oci.oom import Ooms
 from adapters.oci.reopen import Logs
 from adapters.oci.threads import Threads
-from domain.config import ContainerConfig, ContainerSecrets, NamespaceMode, SandboxConfig
+from domain.config import ContainerConfig, ContainerSecrets, NamespaceMode, ProfileType, SandboxConfig
 from domain.container import Container
 from domain.errors import Failure, InvalidRequest, RuntimeFailed, StorageFailed, TimedOut
 from domain.events import Binary, Deadline, User
@@ -46,6 +47,7 @@ from domain.records import Process, TaskUsage
 from domain.sandbox import Sandbox
 
 REMOVALS = 3
+_log = logging.getLogger(__name__)
 
 MountRootfs = Callable[[Sequence[Path], Path, Path, Path], Awaitable[None]]
 """(lower directories top first, upper, work, target)"""
@@ -98,7 +100,7 @@ class Tasks:
         runtime: str = "/usr/sbin/runc",
         monitor: str = "/usr/bin/conmon",
         monitors_cgroup: str = "/daybook/monitors",
-        seccomp_profile: str = seccomp.DEFAULT_PROFILE,
+        seccomp_profile: str = "",
         limits: Limits = Limits(),
     ) -> None:
         self.layout = layout
@@ -125,8 +127,26 @@ class Tasks:
     def host(self) -> spec.Host:
         """The machine as it is now; looked up once."""
         if self._host is None:
-            self._host = lookup.host(self._runtime.path)
+            self._host = self._look()
         return self._host
+
+    def _look(self) -> spec.Host:
+        state = apparmor.load(self.layout.apparmor)
+        if state.enabled and not state.profile:
+            _log.warning("no AppArmor profile for containers: %s", state.problem)
+        found = lookup.host(self._runtime.path)
+        return replace(found, apparmor=state.profile, apparmor_problem=state.problem)
+
+    def protection(self) -> Mapping[str, str]:
+        """What RuntimeDefault is here, for people; from memory."""
+        seccomp = self._seccomp_profile or "built in"
+        host = self._host
+        label = "not looked up yet" if host is None else host.apparmor or f"none: {host.apparmor_problem}"
+        return {"seccomp": seccomp, "appArmor": label}
+
+    async def get_ready(self) -> None:
+        """Before the first container: versions, the machine, the AppArmor profile into the kernel. Raises TimedOut."""
+        await self._threads.call(self._get_ready)
 
     def _get_ready(self) -> None:
         self.binaries()
@@ -143,7 +163,7 @@ class Tasks:
     ) -> TaskCreated:
         paths = self.layout.container(container.id)
         if self._binaries is None or self._host is None:
-            await self._threads.call(self._get_ready)
+            await self.get_ready()
         self.check(container.config, sandbox.config)
         if os.path.lexists(paths.directory) or os.path.lexists(paths.task):
             await self.remove(container.id)
@@ -155,7 +175,10 @@ class Tasks:
         pid, monitor = await self._monitors.create(container, paths, ":" in cgroup)
         init = process.identity(pid)
         if init is None:
-            raise RuntimeFailed(f"{self._runtime.path} create: init {pid} has ended already")
+            asked = container.config.security.seccomp
+            filtered = asked is not None and asked.type is ProfileType.LOCALHOST
+            hint = "; does its seccomp profile permit too little to start a program?" if filtered else ""
+            raise RuntimeFailed(f"{self._runtime.path} create: init {pid} has ended already{hint}")
         if not cgroups.lies_in(pid, cgroup):
             raise RuntimeFailed(f"{self._runtime.path} create: init {pid} is not in its cgroup {cgroup}")
         return TaskCreated(init, monitor, user, self.binaries()[0])
@@ -201,7 +224,6 @@ class Tasks:
         own_ipc = modes.ipc is NamespaceMode.POD
         own_net = modes.network is NamespaceMode.POD
         shared_shm = own_ipc and config.namespaces.ipc is NamespaceMode.POD
-        wanted = seccomp.wanted(config.security.seccomp, config.security.privileged, self._seccomp_profile)
         return spec.Facts(
             rootfs=paths.rootfs,
             user=found.user,
@@ -213,7 +235,7 @@ class Tasks:
             etc=self._etc(sandbox),
             volumes=found.volumes,
             sources=found.sources,
-            seccomp=seccomp.load(wanted) if wanted else None,
+            seccomp=lookup.seccomp_profile(config.security, self._seccomp_profile),
             nodes=lookup.nodes(config.devices, config.security.privileged),
         )
 

@@ -408,6 +408,22 @@ class TestReal:
 
         run(body())
 
+    @pytest.mark.parametrize("other", [("amd64", "v1"), ("386", "")])
+    def test_an_index_without_the_machines_own_name(self, real: RealWorld, other: tuple[str, str]) -> None:
+        """skopeo by itself finds neither on x86."""
+        if os.uname().machine != "x86_64":
+            pytest.skip("these are names of what an x86 runs")
+
+        async def body() -> None:
+            platform = {"architecture": other[0], "variant": other[1], "os": "linux"}
+            made = real.make("m", "one", multi_arch=True, platform=platform)
+            got = await real.images.pull(real.reference("m"))
+            assert (got.digest, got.image_id) == (made.index, made.image_id)
+            loaded = await real.images.pull("q.io/loaded:1", f"oci:{made.path}:m")
+            assert loaded.image_id == made.image_id
+
+        run(body())
+
     def test_a_repeated_pull_asks_only_for_the_manifest(self, real: RealWorld) -> None:
         async def body() -> None:
             real.make("a", "one")

@@ -7,6 +7,7 @@ import gzip
 import hashlib
 import io
 import json
+import os
 import tarfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -82,11 +83,13 @@ def make_oci_layout(
     files: Mapping[str, Entry] | None = None,
     more_layers: Sequence[Mapping[str, Entry]] = (),
     multi_arch: bool = False,
+    platform: Mapping[str, str] | None = None,
     raw_config: bytes | None = None,
 ) -> BuiltImage:
     """Writes (or adds to) an OCI layout. `files` is the first layer (default: busybox), `more_layers` lie above it.
 
     `multi_arch`: the tag names an index with this image for the host's platform and an attestation beside it.
+    `platform`: what the index calls this image's platform, where that is not the host's own name of it.
     `raw_config`: the bytes of the config blob as they are (hostile configs).
     """
     blobs = directory / "blobs" / "sha256"
@@ -108,7 +111,8 @@ def make_oci_layout(
     named = put(json.dumps(manifest).encode(), MANIFEST)
     manifest_digest, index_digest = named["digest"], ""
     if multi_arch:
-        named["platform"] = {"architecture": "amd64", "os": "linux"}
+        native = {"x86_64": "amd64", "aarch64": "arm64"}.get(os.uname().machine, os.uname().machine)
+        named["platform"] = platform or {"architecture": native, "os": "linux"}
         foreign = {**put(b"{}", MANIFEST), "platform": {"architecture": "unknown", "os": "unknown"}}
         index = {"schemaVersion": 2, "mediaType": INDEX, "manifests": [foreign, named]}
         named = put(json.dumps(index).encode(), INDEX)

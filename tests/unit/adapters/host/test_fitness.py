@@ -6,13 +6,13 @@ PROGRAMS = {"OCI runtime": "true", "monitor": "no-such-program"}
 
 
 def by_name(data: Path) -> dict[str, Fact]:
-    found = facts(data / "data", data / "run", PROGRAMS, {"seccomp profile": str(data / "missing.json")})
+    found = facts(data / "data", data / "run", PROGRAMS, {"signature policy": str(data / "missing.json")})
     return {fact.what: fact for fact in found}
 
 
 def test_each_thing_that_is_not_fit_has_a_remedy(tmp_path: Path) -> None:
     told = by_name(tmp_path)
-    assert (told["monitor"].level, told["seccomp profile"].level) == (FAIL, FAIL)
+    assert (told["monitor"].level, told["signature policy"].level) == (FAIL, FAIL)
     assert "apt-get install conmon" in told["monitor"].remedy
     assert all(fact.remedy for fact in told.values() if fact.level != OK)
     assert not any(fact.remedy for fact in told.values() if fact.level == OK)

@@ -11,7 +11,7 @@ from adapters.images.process import Ledger
 from adapters.images.reference import parse
 from adapters.images.skopeo import Settings, Skopeo, source_of
 from domain.config import PullCredentials
-from domain.errors import InvalidRequest, PullFailed
+from domain.errors import DaybookError, InvalidRequest, PullFailed
 
 SCRIPT = """#!/bin/sh
 for a in "$@"; do echo "$a"; done > {out}/argv
@@ -52,6 +52,15 @@ def test_certificates_are_checked_except_on_the_loopback_and_where_configured(tm
     assert plain in inspect(tmp_path, ledger, "127.0.0.1:5000/x")
     assert plain in inspect(tmp_path, ledger, "q.io/x", insecure=("q.io",))
     assert plain not in inspect(tmp_path, ledger, "q.io:1/x", insecure=("q.io",))
+
+
+def test_a_platform_is_told_before_the_command(tmp_path: Path, ledger: Ledger) -> None:
+    wanted = parse("q.io/x")
+    work = skopeo(tmp_path).copy(wanted, source_of(wanted, ""), ledger, None, ("--override-arch", "386"))
+    with pytest.raises(DaybookError):  # the script writes no digest
+        asyncio.run(work)
+    argv = (tmp_path / "argv").read_text().splitlines()
+    assert argv.index("--override-arch") < argv.index("386") < argv.index("copy")
 
 
 def test_a_secret_is_in_a_private_file_only(tmp_path: Path, ledger: Ledger) -> None:

@@ -1,10 +1,11 @@
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from adapters.oci import lookup
-from domain.config import Device, Mount
+from adapters.oci import default_seccomp, lookup
+from domain.config import Device, Mount, ProfileType, SecurityContext, SecurityProfile
 from domain.errors import InvalidRequest
 
 MOUNTINFO = b"""1 0 8:1 / / rw shared:1 - ext4 /dev/a rw
@@ -58,3 +59,36 @@ def test_devices(tmp_path: Path) -> None:
     for wrong in ("/nonexistent", "/etc/passwd", str(tmp_path)):
         with pytest.raises(InvalidRequest):
             lookup.nodes((Device("/dev/x", wrong, "r"),), False)
+
+
+def profile(kind: ProfileType, path: str = "") -> SecurityContext:
+    return SecurityContext(seccomp=SecurityProfile(kind, path))
+
+
+def test_which_seccomp_profile(tmp_path: Path) -> None:
+    file = tmp_path / "p.json"
+    file.write_text(
+        '{"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [{"names": ["mkdir"], "action": "SCMP_ACT_KILL"}]}'
+    )
+    default, localhost = profile(ProfileType.RUNTIME_DEFAULT), profile(ProfileType.LOCALHOST, str(file))
+    assert lookup.seccomp_profile(default, "") is default_seccomp.PROFILE
+    for asked, configured in ((default, str(file)), (localhost, ""), (localhost, "/no/such")):
+        found = lookup.seccomp_profile(asked, configured)
+        assert found is not None and found.name == str(file) and len(found.rules) == 1
+    for unconfined in (SecurityContext(), profile(ProfileType.UNCONFINED), replace(localhost, privileged=True)):
+        assert lookup.seccomp_profile(unconfined, "/no/such") is None
+
+
+@pytest.mark.parametrize("path", ["", "p.json", "/no/such", "/"])
+def test_a_seccomp_profile_that_cannot_be_read(path: str) -> None:
+    with pytest.raises(InvalidRequest, match="seccomp profile"):
+        lookup.seccomp_profile(profile(ProfileType.LOCALHOST, path), "")
+
+
+def test_a_misspelled_call_in_a_rule_that_refuses_it(tmp_path: Path) -> None:
+    file = tmp_path / "p.json"
+    file.write_text(
+        '{"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [{"names": ["mkdri"], "action": "SCMP_ACT_KILL"}]}'
+    )
+    with pytest.raises(InvalidRequest, match="'mkdri' is no system call"):
+        lookup.seccomp_profile(profile(ProfileType.LOCALHOST, str(file)), "")

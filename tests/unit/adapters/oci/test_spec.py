@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from adapters.oci import seccomp, spec
+from adapters.oci import default_seccomp, seccomp, spec
 from adapters.oci.capabilities import BY_NUMBER
 from adapters.oci.devices import Node
 from adapters.oci.mounts import Source
@@ -29,15 +29,16 @@ POD, NODE, OWN, TARGET = (
     c.NamespaceMode.TARGET,
 )
 KUBELET = c.NamespaceOptions(POD, OWN, POD)
-PROFILE = {
-    "defaultAction": "SCMP_ACT_ERRNO",
-    "defaultErrnoRet": 38,
-    "archMap": [{"architecture": "SCMP_ARCH_X86_64", "subArchitectures": ["SCMP_ARCH_X86"]}],
-    "syscalls": [
-        {"names": ["read", "write"], "action": "SCMP_ACT_ALLOW", "args": [], "includes": {}, "excludes": {}},
-        {"names": ["mount"], "action": "SCMP_ACT_ALLOW", "includes": {"caps": ["CAP_SYS_ADMIN"]}},
-    ],
-}
+PROFILE = seccomp.Profile(
+    "/a.json",
+    "SCMP_ACT_ERRNO",
+    38,
+    (
+        seccomp.Rule(("execve", "read"), "SCMP_ACT_ALLOW"),
+        seccomp.Rule(("mount",), "SCMP_ACT_ALLOW", includes=seccomp.Condition(caps=("CAP_SYS_ADMIN",))),
+    ),
+    arch_map=(("SCMP_ARCH_X86_64", ("SCMP_ARCH_X86",)),),
+)
 
 
 @dataclass(frozen=True)
@@ -140,6 +141,10 @@ GOLDENS: dict[str, Any] = {
         host=V2,
     ),
     "cgroup_parent": lambda: built(container(), sandbox(cgroup_parent="/kubepods/burstable/podX")),
+    "runtime_default_x86_64": lambda: built(container(), known=facts(seccomp=default_seccomp.PROFILE)),
+    "runtime_default_aarch64": lambda: built(
+        container(), known=facts(seccomp=default_seccomp.PROFILE), host=replace(HOST, machine="aarch64")
+    ),
     "infra": lambda: spec.infra(sandbox(), "/r/rootfs", "/usr/bin/catatonit", PINS, -1000),
     "infra_of_the_hosts_network": lambda: spec.infra(
         sandbox(), "/r/rootfs", "/usr/bin/catatonit", {"ipc": "/r/ipc"}, -1000
@@ -274,9 +279,36 @@ def test_recursive_read_only_needs_the_runtime() -> None:
         spec.check(con.config, sandbox().config, replace(HOST, recursive_read_only=False))
 
 
-def test_apparmor_default_is_ignored_where_there_is_none() -> None:
-    asked = c.SecurityProfile(c.ProfileType.RUNTIME_DEFAULT)
-    spec.check(container(security=c.SecurityContext(apparmor=asked)).config, sandbox().config, HOST)
+RUNTIME_DEFAULT = c.SecurityProfile(c.ProfileType.RUNTIME_DEFAULT)
+UNCONFINED = c.SecurityProfile(c.ProfileType.UNCONFINED)
+WITH_APPARMOR = replace(HOST, apparmor="daybook-default", apparmor_problem="")
+
+
+@pytest.mark.parametrize(
+    ("asked", "privileged", "expected"),
+    [
+        (RUNTIME_DEFAULT, False, "daybook-default"),
+        (None, False, "daybook-default"),
+        (UNCONFINED, False, None),
+        (RUNTIME_DEFAULT, True, None),
+        (None, True, None),
+    ],
+)
+def test_apparmor(asked: c.SecurityProfile | None, privileged: bool, expected: str | None) -> None:
+    con = container(security=c.SecurityContext(privileged=privileged, apparmor=asked))
+    pod = sandbox(security=c.SecurityContext(privileged=privileged))
+    assert built(con, pod, host=WITH_APPARMOR)["process"].get("apparmorProfile") == expected
+    if asked is not RUNTIME_DEFAULT or privileged:
+        assert "apparmorProfile" not in built(con, pod)["process"]
+
+
+def test_apparmor_that_cannot_be_had_is_refused_to_who_asks_for_it() -> None:
+    con = container(security=c.SecurityContext(apparmor=RUNTIME_DEFAULT))
+    with pytest.raises(Unsupported, match="RuntimeDefault cannot be used: this machine has no AppArmor"):
+        spec.check(con.config, sandbox().config, HOST)
+    half = replace(HOST, apparmor_problem="apparmor_parser is not there")
+    with pytest.raises(Unsupported, match="RuntimeDefault cannot be used: apparmor_parser is not there"):
+        spec.check(con.config, sandbox().config, half)
 
 
 def test_neither_annotations_nor_labels_get_through() -> None:
@@ -306,16 +338,3 @@ def test_oom_score_is_clamped_to_what_the_daemon_may() -> None:
     con = container(resources=c.Resources(oom_score_adj=-997))
     assert built(con)["process"]["oomScoreAdj"] == -997
     assert built(con, host=replace(HOST, oom_score_floor=0))["process"]["oomScoreAdj"] == 0
-
-
-@pytest.mark.skipif(not os.path.exists(seccomp.DEFAULT_PROFILE), reason="containers-common is not installed")
-def test_debians_profile_converts() -> None:
-    profile = seccomp.load(seccomp.DEFAULT_PROFILE)
-    some, all_ = (seccomp.convert(profile, caps, "x86_64", (6, 1)) for caps in ((), BY_NUMBER))
-    allowed = [
-        {name for rule in out["syscalls"] if rule["action"] == "SCMP_ACT_ALLOW" for name in rule["names"]}
-        for out in (some, all_)
-    ]
-    assert "bpf" not in allowed[0] and "bpf" in allowed[1] and "read" in allowed[0]
-    assert some["architectures"][0] == "SCMP_ARCH_X86_64" and some["defaultErrnoRet"] == 38
-    assert not any("includes" in rule or "comment" in rule for rule in some["syscalls"])
