@@ -115,14 +115,14 @@ class World:
     roots: RootMounts
 
 
-def open_world(config: Config) -> World:
+def open_world(config: Config, log_id: str) -> World:
     """Everything but the log; writes nothing but the directories themselves."""
     places = Places.of(config)
     places.make()
     clock = SystemClock()
     images = _images(config, places, clock.now().boot_id)
     roots = RootMounts(places.data / "images")
-    layout = Layout(str(places.data), str(places.run))
+    layout = Layout(str(places.data), str(places.run), log_id)
     tasks = Tasks(
         layout,
         image_config=images.image_config,

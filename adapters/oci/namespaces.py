@@ -6,6 +6,7 @@ import threading
 from collections.abc import Mapping, Sequence
 
 from adapters.oci import kernel
+from adapters.oci.layout import PIN, SandboxPaths
 from domain.config import NamespaceMode, SandboxConfig
 from domain.errors import NetworkFailed
 from domain.sysctls import Setting
@@ -77,3 +78,27 @@ def _set(setting: Setting) -> None:
 def is_pinned(path: str) -> bool:
     """Whether a namespace is mounted there. Raises FileNotFoundError where there is no file, OSError."""
     return kernel.filesystem_magic(path) == kernel.NSFS_MAGIC
+
+
+def network_pin(paths: SandboxPaths) -> str:
+    """The file on which the pod's network is pinned now; empty where it is pinned nowhere. Raises OSError."""
+    return next((path for path in network_places(paths) if _is(path)), "")
+
+
+def network_places(paths: SandboxPaths) -> tuple[str, ...]:
+    """Where it may be pinned: today's place; what the link names, of another log; the place before there was a link."""
+    try:
+        linked = os.readlink(paths.net_link)
+    except OSError:
+        return (paths.net, paths.net_link)
+    directory, name = os.path.split(linked)
+    named = PIN.fullmatch(name)
+    ours = named and named[2] == os.path.basename(paths.run) and directory == os.path.dirname(paths.net)
+    return (paths.net, linked) if ours and linked != paths.net else (paths.net,)
+
+
+def _is(path: str) -> bool:
+    try:
+        return is_pinned(path)
+    except FileNotFoundError:
+        return False

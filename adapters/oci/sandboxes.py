@@ -7,11 +7,11 @@ catatonit's pause, straight under runc.
 import asyncio
 import os
 import signal
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
-from adapters.oci import cgroups, files, kernel, lookup, namespaces, process, runc, spec, sweep
+from adapters.oci import cgroups, files, kernel, lookup, namespaces, netns, process, runc, spec, sweep
 from adapters.oci.layout import DIRECTORY_MODE, Layout, SandboxPaths
 from adapters.oci.threads import Threads
 from domain.config import DnsConfig
@@ -61,6 +61,9 @@ class Sandboxes:
         pins = _pins(paths, sandbox)
         if "ipc" in pins:
             make_shm(paths.shm)
+        if "net" in pins:
+            netns.prepare(self.layout.netns)
+            os.symlink(paths.net, paths.net_link)
         if pins:
             config = sandbox.config
             namespaces.make(pins, settings(config.sysctls, "net" in pins, "ipc" in pins), config.hostname)
@@ -101,7 +104,7 @@ class Sandboxes:
         if os.path.exists(paths.infra_state):
             with suppress(Failure):
                 await self._runtime.delete(sandbox_id)
-        await self._threads.call(_undo, paths, cgroup, (paths.net,) if keep_network else ())
+        await self._threads.call(_undo, paths, cgroup, keep_network)
 
     async def _end(self, infra: Process | None) -> None:
         if infra is None or not process.send_signal(infra, signal.SIGKILL):
@@ -121,7 +124,7 @@ class Sandboxes:
 
     async def remove(self, sandbox_id: str) -> None:
         paths = self.layout.sandbox(sandbox_id)
-        if not any(map(os.path.lexists, (paths.directory, paths.run, paths.task))):
+        if not any(map(os.path.lexists, paths.places)):
             return
         await self.tear_down(sandbox_id)
         await self._threads.call(_remove, paths)
@@ -132,9 +135,8 @@ class Sandboxes:
 
     def netns(self, sandbox_id: str) -> str:
         """The file on which the pod's network namespace is pinned; empty where none is."""
-        path = self.layout.sandbox(sandbox_id).net
         try:
-            return path if namespaces.is_pinned(path) else ""
+            return namespaces.network_pin(self.layout.sandbox(sandbox_id))
         except OSError:
             return ""
 
@@ -150,18 +152,18 @@ def make_shm(path: str) -> None:
     kernel.mount("shm", path, "tmpfs", SHM_FLAGS, SHM_OPTIONS)
 
 
-def _undo(paths: SandboxPaths, cgroup: str, kept: Collection[str]) -> None:
-    for point in kernel.mounts_below(paths.run):
-        if point in kept:
-            continue
+def _undo(paths: SandboxPaths, cgroup: str, keep_network: bool) -> None:
+    if not keep_network:
+        for place in namespaces.network_places(paths):
+            netns.unpin(place)
+    for point in _mounted(paths, keep_network):
         # Lazily: a container of the pod may still hold /dev/shm open for a moment.
         with suppress(OSError):
             kernel.unmount(point, kernel.MNT_DETACH | kernel.UMOUNT_NOFOLLOW)
-    stuck = next((point for point in kernel.mounts_below(paths.run) if point not in kept), None)
-    if stuck is not None:
-        raise StorageFailed(f"{stuck} is still mounted")
+    if left := _mounted(paths, keep_network):
+        raise StorageFailed(f"{left[0]} is still mounted")
     for path in paths.pinned:
-        if path not in kept:
+        if path != paths.net_link or not keep_network:
             files.remove_file(path)
     files.remove_tree(paths.infra)
     files.remove_tree(paths.task)
@@ -170,6 +172,12 @@ def _undo(paths: SandboxPaths, cgroup: str, kept: Collection[str]) -> None:
     files.remove_file(paths.cgroup)
     with suppress(FileNotFoundError, OSError):
         os.rmdir(paths.shm)
+
+
+def _mounted(paths: SandboxPaths, keep_network: bool) -> list[str]:
+    """What has to go below the run directory; a daemon before this one pinned the network there too."""
+    kept = f"{os.path.realpath(paths.run)}/net" if keep_network else ""
+    return [point for point in kernel.mounts_below(paths.run) if point != kept]
 
 
 def _remove(paths: SandboxPaths) -> None:

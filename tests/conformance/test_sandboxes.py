@@ -119,11 +119,11 @@ async def test_namespaces_are_new_and_end_with_the_pod(lab: Lab) -> None:
     before = held()
     for modes in (KUBELET, SHARED):
         made = await pod(lab, modes)
-        found = pins(lab.layout.sandbox(made.id).run)
+        found = pins(lab.layout.sandbox(made.id))
         assert set(found) == {"net", "uts", "ipc"}
         assert not set(found.values()) & before
         await lab.sandboxes().tear_down(made.id)
-        assert not pins(lab.layout.sandbox(made.id).run)
+        assert not pins(lab.layout.sandbox(made.id))
         assert not set(found.values()) & held()
 
 
@@ -196,7 +196,7 @@ async def test_containers_of_a_pod_share_its_namespaces(lab: Lab) -> None:
     made = await pod(lab)
     shell = "for n in net uts ipc; do /bin/busybox readlink /proc/self/ns/$n; done"
     one, two = [await said(lab, made, shell) for _ in range(2)]
-    found = pins(lab.layout.sandbox(made.id).run)
+    found = pins(lab.layout.sandbox(made.id))
     assert one == two == [f"{kind}:[{found[kind]}]" for kind in ("net", "uts", "ipc")]
 
 
@@ -220,7 +220,7 @@ async def test_pid_modes_seen_from_inside(lab: Lab) -> None:
     mine = await said(lab, shared, first, namespaces=KUBELET)
     assert mine[0].startswith("/bin/sh -c") and mine != one
     for kind in ("net", "uts", "ipc"):
-        assert os.stat(f"/proc/{shared.infra.pid}/ns/{kind}").st_ino == pins(lab.layout.sandbox(shared.id).run)[kind]
+        assert os.stat(f"/proc/{shared.infra.pid}/ns/{kind}").st_ino == pins(lab.layout.sandbox(shared.id))[kind]
 
 
 @only_real
@@ -256,7 +256,7 @@ async def test_a_target_of_another_pod_is_refused(lab: Lab) -> None:
 async def test_a_pod_goes_while_a_container_holds_its_namespaces(lab: Lab) -> None:
     made = await pod(lab, SHARED, sysctls=SYSCTLS)
     container = await lab.running(STOPS, made)
-    found = pins(lab.layout.sandbox(made.id).run)
+    found = pins(lab.layout.sandbox(made.id))
     await lab.sandboxes().tear_down(made.id)
     await asyncio.wait_for(lab.tasks().wait_exit(container), FAR_S)
     await lab.tasks().remove(container.id)
