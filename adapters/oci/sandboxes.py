@@ -15,11 +15,11 @@ from adapters.oci import cgroups, files, kernel, lookup, namespaces, netns, proc
 from adapters.oci.layout import DIRECTORY_MODE, Layout, SandboxPaths
 from adapters.oci.threads import Threads
 from domain.config import DnsConfig
-from domain.errors import Failure, InvalidRequest, RuntimeFailed, StorageFailed, TimedOut
+from domain.errors import Failure, InvalidRequest, NetworkFailed, RuntimeFailed, StorageFailed, TimedOut
 from domain.observations import SandboxObservation
 from domain.records import Process
 from domain.sandbox import Sandbox
-from domain.sysctls import settings
+from domain.sysctls import Setting
 
 SHM_OPTIONS = "mode=1777,size=65536k"
 SHM_FLAGS = kernel.MS_NOSUID | kernel.MS_NODEV | kernel.MS_NOEXEC
@@ -66,7 +66,7 @@ class Sandboxes:
             os.symlink(paths.net, paths.net_link)
         if pins:
             config = sandbox.config
-            namespaces.make(pins, settings(config.sysctls, "net" in pins, "ipc" in pins), config.hostname)
+            namespaces.make(pins, namespaces.sysctls(sandbox.config)[0], config.hostname)
 
     def _make_infra(self, paths: SandboxPaths, sandbox: Sandbox) -> None:
         pins = _pins(paths, sandbox)
@@ -76,6 +76,17 @@ class Sandboxes:
         # On disk, not in `run`: the cgroup must be found whatever else is lost.
         files.write(paths.cgroup, built["linux"]["cgroupsPath"].encode())
         files.write_json(paths.infra_config, built)
+
+    async def set_sysctls(self, sandbox_id: str, sandbox: Sandbox) -> None:
+        """Those of the pod's own interfaces: they are there once the network was added."""
+        if later := namespaces.sysctls(sandbox.config)[1]:
+            await self._threads.call(self._set_later, sandbox_id, later)
+
+    def _set_later(self, sandbox_id: str, later: Sequence[Setting]) -> None:
+        where = namespaces.network_pin(self.layout.sandbox(sandbox_id))
+        if not where:
+            raise NetworkFailed(f"sysctl {later[0].name}: the pod's network namespace is gone")
+        namespaces.set_later(where, later)
 
     async def _start_infra(self, sandbox_id: str, paths: SandboxPaths, systemd: bool) -> Process:
         words = ["--log", paths.infra_log, *(["--systemd-cgroup"] if systemd else [])]

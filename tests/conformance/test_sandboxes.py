@@ -3,8 +3,9 @@
 import asyncio
 import os
 import socket
+import subprocess
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +19,7 @@ from domain.container import Container
 from domain.errors import InvalidRequest, NetworkFailed, RuntimeFailed
 from domain.observations import NamespaceState
 from domain.sandbox import Sandbox
-from domain.sysctls import settings
+from domain.sysctls import parts_of, settings
 from tests.conformance import test_tasks
 from tests.conformance.test_tasks import FAR_S, MARK, READY, STOPS, Lab, contract, never, only_real, run_in
 from tests.support.namespaces import held, inside, pins
@@ -111,6 +112,56 @@ async def test_a_pod_that_was_set_up_half_is_not_whole_until_it_is_set_up_again(
     assert seen(lab, made) is NamespaceState.NSFS
 
 
+LATER = {
+    "net.ipv4.conf.eth0.arp_ignore": "2",
+    "net/ipv6/conf/eth0/accept_ra": "0",
+    "net.ipv4.conf.default.arp_ignore": "1",
+}
+
+
+async def given_eth0(lab: Lab, made: Sandbox) -> None:
+    """As by CNI's ADD."""
+    if lab.real:
+        with inside(lab.sandboxes().netns(made.id)) as run:
+            run(lambda: subprocess.run(["ip", "link", "add", "eth0", "type", "dummy"], check=True))
+
+
+@contract
+async def test_sysctls_of_an_interface_are_set_when_it_is_there(lab: Lab) -> None:
+    made = await pod(lab, sysctls=LATER)
+    await given_eth0(lab, made)
+    for _ in range(2):
+        await lab.sandboxes().set_sysctls(made.id, made)
+    if lab.real:
+        with inside(lab.sandboxes().netns(made.id)) as run:
+            read = [run(Path(f"/proc/sys/{name}").read_text).strip() for name in paths_of(LATER)]
+        assert read == list(LATER.values())
+    await lab.sandboxes().tear_down(made.id)
+    with pytest.raises(NetworkFailed):
+        await lab.sandboxes().set_sysctls(made.id, made)
+
+
+@contract
+async def test_a_sysctl_of_an_interface_that_is_not_there(lab: Lab) -> None:
+    made = await pod(lab, sysctls={"net.ipv4.conf.net1.arp_ignore": "1"})
+    await given_eth0(lab, made)
+    with pytest.raises(NetworkFailed) as caught:
+        await lab.sandboxes().set_sysctls(made.id, made)
+    why = "the pod has no interface net1 after its network was added"
+    assert caught.value.text == f"sysctl net.ipv4.conf.net1.arp_ignore: {why}"
+
+
+@contract
+async def test_without_sysctls_of_interfaces_there_is_nothing_to_set(lab: Lab) -> None:
+    for modes in (KUBELET, replace(KUBELET, network=NODE)):
+        made = await pod(lab, modes)
+        await lab.sandboxes().set_sysctls(made.id, made)
+
+
+def paths_of(names: Iterable[str]) -> list[str]:
+    return ["/".join(parts_of(name)) for name in names]
+
+
 # --- only the real one -----------------------------------------------------------------------------------------------
 
 
@@ -144,6 +195,37 @@ async def test_sysctls_are_set_inside_and_nowhere_else(lab: Lab) -> None:
     told = await said(lab, made, f"cat {' '.join(watched)}")
     assert told == ["0", "0\t2147483647", "100", "1", "1", "77"]
     assert [Path(path).read_text() for path in watched] == before
+
+
+@only_real
+async def test_a_default_is_what_a_later_interface_begins_with(lab: Lab) -> None:
+    asked = {"net.ipv4.conf.default.arp_ignore": "1", "net.ipv6.conf.default.disable_ipv6": "1"}
+    asked |= {"net.ipv4.ip_forward": "1", "net.ipv4.conf.default.forwarding": "0"}
+    made = await pod(lab, sysctls=asked)
+    await given_eth0(lab, made)
+    of_eth0 = [f"net.{name}" for name in ("ipv4.conf.eth0.arp_ignore", "ipv6.conf.eth0.disable_ipv6")]
+    of_eth0 += ["net.ipv4.conf.eth0.forwarding"]
+    with inside(lab.sandboxes().netns(made.id)) as run:
+        assert [run(Path(f"/proc/sys/{name}").read_text).strip() for name in paths_of(of_eth0)] == ["1", "1", "0"]
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "text"),
+    [
+        ("net.ipv4.conf.eth0.no_such_thing", "1", "a pod's namespaces have none of this name"),
+        ("net.ipv4.conf.eth0.arp_ignore", "x", "'x' cannot be set: Invalid argument"),
+    ],
+)
+@pytest.mark.real
+def test_a_sysctl_of_an_interface_that_the_kernel_refuses(real: Lab, name: str, value: str, text: str) -> None:
+    async def body(lab: Lab) -> None:
+        made = await pod(lab, sysctls={name: value})
+        await given_eth0(lab, made)
+        with pytest.raises(NetworkFailed) as caught:
+            await lab.sandboxes().set_sysctls(made.id, made)
+        assert caught.value.text == f"sysctl {name}: {text}"
+
+    run_in(real, body)
 
 
 @only_real
