@@ -245,7 +245,7 @@ class Network(Protocol):
         ...
 
     async def gc(self, valid: Collection[str]) -> None:
-        """From spec 1.1 on: GC with cni.dev/valid-attachments; nothing for older."""
+        """From spec 1.1 on: GC with cni.dev/valid-attachments; nothing for older, or where others use the network."""
         ...
 
     def observe(self) -> Mapping[str, Mark | None]:

@@ -15,7 +15,7 @@ from adapters.cri.options import Options
 from adapters.cri.pinned import Pins
 from adapters.cri.server import Server, SocketSpec, serve
 from adapters.host.clock import RandomIds, SystemClock
-from adapters.host.fitness import Fact, facts, network
+from adapters.host.fitness import Fact, facts, network, pins
 from adapters.host.secrets import SideFiles
 from adapters.host.state import Lock, OwnerMark, digester, empty_directory, group_id, make_private
 from adapters.images.images import SkopeoImages
@@ -25,7 +25,7 @@ from adapters.images.skopeo import Settings
 from adapters.log.lmdb_log import LmdbLog
 from adapters.network import conf
 from adapters.network.network import CniNetwork, Limits
-from adapters.oci.layout import Layout
+from adapters.oci.layout import NETNS, Layout
 from adapters.oci.sandboxes import Sandboxes
 from adapters.oci.tasks import Tasks
 from domain.errors import DaybookError, NotReady
@@ -162,6 +162,7 @@ def _network(config: Config, places: Places) -> CniNetwork:
         conf_dir=given.conf_dir,
         bin_dirs=given.bin_dirs,
         ip_preference=given.ip_preference,
+        collects=given.gc,
         limits=Limits(plugin_s=float(given.plugin_timeout_s)),
     )
 
@@ -261,7 +262,8 @@ def fitness(config: Config) -> list[Fact]:
     loaded = conf.load(given.conf_dir, given.bin_dirs)
     used = loaded.network.name if loaded.network else ""
     where = [Path(directory) for directory in (given.conf_dir, *given.bin_dirs)]
-    return [*facts(places.data, places.run, programs, files), *network(used, loaded.problem, where)]
+    here = facts(places.data, places.run, programs, files)
+    return [*here, *network(used, loaded.problem, where), pins(Path(NETNS))]
 
 
 def set_up_logging(level: str) -> None:

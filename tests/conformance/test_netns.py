@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from adapters.host.fitness import FAIL
+from adapters.host.fitness import pins as pins_in
 from adapters.oci import kernel, namespaces, netns
 from adapters.oci.layout import NETNS, Layout
 from adapters.oci.sandboxes import Sandboxes
@@ -220,6 +222,7 @@ def test_a_directory_that_cannot_be_written(room: Path) -> None:
     with pytest.raises(NetworkFailed, match=r"cannot pin .* in .*netns: Read-only file system; .*remount,rw"):
         netns.prepare(str(room / "netns"))
     assert not kernel.mounts_at(str(room / "netns")), "it was touched"
+    assert pins_in(room / "netns").level == FAIL
     shell("mount", "-o", "remount,rw", str(room))
     (room / "netns").rmdir()
     shell("mount", "-o", "remount,ro", str(room))
