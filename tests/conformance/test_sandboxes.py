@@ -123,7 +123,7 @@ async def given_eth0(lab: Lab, made: Sandbox) -> None:
     """As by CNI's ADD."""
     if lab.real:
         with inside(lab.sandboxes().netns(made.id)) as run:
-            run(lambda: subprocess.run(["ip", "link", "add", "eth0", "type", "dummy"], check=True))
+            run(lambda: subprocess.run(["ip", "link", "add", "eth0", "type", "veth"], check=True))
 
 
 @contract
