@@ -7,5 +7,6 @@ spec       what was asked -> OCI runtime spec, pure; with mounts, devices, resou
 layout     every path, a pure function of an id      lookup   what the spec needs to know of host and root file system
 runc       the runtime's arguments and versions      monitor  conmon: start, ledger, exit file
 process    the one function that spawns; identity    cgroups  members, killing, OOM counter, v1 and v2
+namespaces made, set up, pinned; netns: the directory of everybody's network pins
 logpath    may a container log there?                files, kernel, threads: small files, system calls, blocking calls
 """

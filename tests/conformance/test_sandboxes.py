@@ -8,6 +8,7 @@ import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -115,15 +116,21 @@ async def test_a_pod_that_was_set_up_half_is_not_whole_until_it_is_set_up_again(
 LATER = {
     "net.ipv4.conf.eth0.arp_ignore": "2",
     "net/ipv6/conf/eth0/accept_ra": "0",
+    "net.ipv4.conf.eth0/100.arp_ignore": "1",
+    "net.ipv4.neigh.eth0.gc_stale_time": "61",
     "net.ipv4.conf.default.arp_ignore": "1",
 }
 
 
 async def given_eth0(lab: Lab, made: Sandbox) -> None:
-    """As by CNI's ADD."""
-    if lab.real:
-        with inside(lab.sandboxes().netns(made.id)) as run:
-            run(lambda: subprocess.run(["ip", "link", "add", "eth0", "type", "veth"], check=True))
+    """As by CNI's ADD; and one with a dot in its name."""
+    names = ("eth0", "eth0.100")
+    if not lab.real:
+        lab.world.pods[made.id].interfaces = frozenset(names)
+        return
+    with inside(lab.sandboxes().netns(made.id)) as run:
+        for name in names:
+            run(partial(subprocess.run, ["ip", "link", "add", name, "type", "veth"], check=True))
 
 
 @contract
