@@ -3,9 +3,11 @@
 A parameter of a namespace that the pod shares with the host would change the host (CVE-2022-0532); a lax grammar lets
 one setting carry another (CVE-2022-0811). So a name is one of a closed set or of the network's, and a value is
 printable ASCII without `+`.
+
+What is about one interface of the pod can only be written once the interface is there: after the network was added.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from domain.errors import InvalidRequest
@@ -18,6 +20,10 @@ WORD = frozenset("abcdefghijklmnopqrstuvwxyz0123456789_-")
 """What the names of directories and files below /proc/sys are made of, but for the dot of some interfaces."""
 
 NETWORK = "net"
+OF_INTERFACES = ("conf", "neigh")
+"""net.FAMILY.conf.INTERFACE.NAME, and likewise neigh: of IPv4, IPv6 and MPLS."""
+FROM_THE_BEGINNING = ("all", "default", "lo")
+"""What stands in an interface's place and is there with the namespace. `default` is what later ones begin with."""
 IPC = frozenset(
     [("kernel", name) for name in ("msgmax", "msgmnb", "msgmni", "sem", "shmall", "shmmax", "shmmni")]
     + [("kernel", "shm_rmid_forced"), ("fs", "mqueue", "queues_max")]
@@ -42,9 +48,28 @@ class Setting:
     value: str
     asked: bool
 
+    @property
+    def interface(self) -> str:
+        """The one of the pod's own interfaces that this is about; empty: about none that has to be made first."""
+        named = self._named
+        return "" if named in FROM_THE_BEGINNING else named
+
+    @property
+    def order(self) -> int:
+        """The more general first: `ip_forward` writes over every `forwarding`, `all` over some of each interface."""
+        return FROM_THE_BEGINNING.index(self._named) + 1 if self._named in FROM_THE_BEGINNING else 0
+
+    @property
+    def _named(self) -> str:
+        network = len(self.parts) > 4 and self.parts[0] == NETWORK and self.parts[2] in OF_INTERFACES
+        return self.parts[3] if network else ""
+
 
 def settings(asked: Mapping[str, str], own_network: bool, own_ipc: bool) -> tuple[Setting, ...]:
-    """What is to be set in the pod's namespaces, defaults first. Raises InvalidRequest naming the parameter."""
+    """What is to be set in the pod's namespaces, defaults first, then the more general before the particular.
+
+    Raises InvalidRequest naming the parameter.
+    """
     if len(asked) > SYSCTLS_MAX:
         raise InvalidRequest(f"{len(asked)} sysctls are more than {SYSCTLS_MAX}")
     found: dict[tuple[str, ...], Setting] = {}
@@ -56,7 +81,13 @@ def settings(asked: Mapping[str, str], own_network: bool, own_ipc: bool) -> tupl
             raise InvalidRequest(f"sysctl {name} is given twice, also as {found[parts].name}")
         found[parts] = Setting(name, parts, value, True)
     defaults = [Setting(k, parts_of(k), v, False) for k, v in NETWORK_DEFAULTS.items()] if own_network else []
-    return (*(one for one in defaults if one.parts not in found), *found.values())
+    given = sorted(found.values(), key=lambda one: one.order)
+    return (*(one for one in defaults if one.parts not in found), *given)
+
+
+def split(every: Sequence[Setting]) -> tuple[tuple[Setting, ...], tuple[Setting, ...]]:
+    """Those for the making of the namespaces, and those for when the pod's network has been added."""
+    return tuple(one for one in every if not one.interface), tuple(one for one in every if one.interface)
 
 
 def _checked(name: str, own_network: bool, own_ipc: bool) -> tuple[str, ...]:

@@ -79,6 +79,11 @@ class Network:
     conf_dir: str = key("/etc/cni/net.d", "Watched; the first valid network in the order of the names is used.")
     bin_dirs: list[str] = key(["/opt/cni/bin", "/usr/lib/cni"], "Where plugins are looked for, in this order.")
     ip_preference: str = key("cni", "Which address is the pod's first: cni (the plugins' order), ipv4 or ipv6.")
+    gc: bool = key(
+        False,
+        "At each start, have the plugins free what belongs to no pod of this daemon (CNI 1.1's GC). Only for a network "
+        "that nobody else on this node uses: they would free the addresses of others too.",
+    )
     plugin_timeout_s: int = key(60, "One run of one plugin; after that it is killed.")
 
 

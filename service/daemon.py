@@ -214,6 +214,10 @@ class Daemon:
                 return Condition(False, "RuntimeMissing", f"the {name} {found.path} cannot be run; see `daybook check`")
         return Condition(True)
 
+    async def netns(self, sandbox_id: str) -> str:
+        path: str = await self._ports.offload(self._ports.sandboxes.netns, sandbox_id)
+        return path
+
     async def usage(self, container_ids: Sequence[str]) -> Mapping[str, TaskUsage]:
         used: Mapping[str, TaskUsage] = await self._ports.offload(self._ports.tasks.usage, container_ids)
         return used

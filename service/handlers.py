@@ -250,7 +250,9 @@ class Handlers:
         if isinstance(held_back, SandboxSecrets):
             annotations.update(held_back.annotations)
         netns = self._sandboxes.netns(sandbox.id)
-        return infra, await self._network.add(sandbox, netns, annotations, self._mark())
+        attached = await self._network.add(sandbox, netns, annotations, self._mark())
+        await self._sandboxes.set_sysctls(sandbox.id, sandbox)
+        return infra, attached
 
     async def _release_network(self, what: f.ReleaseNetwork, report: Report) -> None:
         if what.leaked:

@@ -104,7 +104,7 @@ async def serve_on(config: Config, event_log: EventLog, wrap: wiring.Wrap = wiri
     told = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, told.set)
-    world = wiring.open_world(config)
+    world = wiring.open_world(config, event_log.log_id)
     daemon = Daemon(wrap(wiring.ports(config, event_log, world)), wiring.timing(config), wiring.VERSION, os.getpid())
     await wiring.get_ready(config, world)
     await daemon.prepare()
@@ -185,7 +185,7 @@ def purge(given: argparse.Namespace) -> int:
 def _alone(config: Config, make: bool) -> Iterator[Ports]:
     """The ports, under the daemon's lock. `make`: a missing log is made, although the state directory knows one."""
     with wiring.holding(config), wiring.persons_log(config, make) as event_log:
-        world = wiring.open_world(config)
+        world = wiring.open_world(config, event_log.log_id)
         yield wiring.ports(config, event_log, world)
         world.tasks.leave()
 

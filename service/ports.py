@@ -199,6 +199,13 @@ class Sandboxes(Protocol):
 
     async def set_up(self, sandbox_id: str, sandbox: Sandbox, mark: Mapping[str, Any]) -> Process | None: ...
 
+    async def set_sysctls(self, sandbox_id: str, sandbox: Sandbox) -> None:
+        """Those of the pod's own interfaces, once its network was added; `set_up` has set all others.
+
+        Raises NetworkFailed for an interface or a parameter that there is not, and for a value that is not taken.
+        """
+        ...
+
     async def tear_down(self, sandbox_id: str, *, keep_network: bool = False) -> None:
         """`keep_network`: the network namespace stays pinned, for a DEL that is still to come."""
         ...
@@ -256,7 +263,7 @@ class Network(Protocol):
         ...
 
     async def gc(self, valid: Collection[str]) -> None:
-        """From spec 1.1 on: GC with cni.dev/valid-attachments; nothing for older."""
+        """From spec 1.1 on: GC with cni.dev/valid-attachments; nothing for older, or where others use the network."""
         ...
 
     def observe(self) -> Mapping[str, Mark | None]:

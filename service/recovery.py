@@ -173,7 +173,7 @@ class Recovery:
         await self._tend_networks()
 
     async def _tend_networks(self) -> None:
-        """GC, then CHECK of one pod at a time, with pauses: the plugins' time is the pods'."""
+        """GC, where the network is ours alone; then CHECK of one pod at a time: the plugins' time is the pods'."""
         node = self._dispatcher.node
         try:
             await self._network.gc([s.id for s in node.sandboxes.values() if s.held])

@@ -15,7 +15,7 @@ from adapters.cri.options import Options
 from adapters.cri.pinned import Pins
 from adapters.cri.server import Server, SocketSpec, serve
 from adapters.host.clock import RandomIds, SystemClock
-from adapters.host.fitness import FAIL, OK, WARN, Fact, facts, network
+from adapters.host.fitness import FAIL, OK, WARN, Fact, facts, network, pins
 from adapters.host.secrets import SideFiles
 from adapters.host.state import Lock, OwnerMark, digester, empty_directory, group_id, make_private
 from adapters.images.images import SkopeoImages
@@ -26,7 +26,7 @@ from adapters.log.lmdb_log import LmdbLog
 from adapters.network import conf
 from adapters.network.network import CniNetwork, Limits
 from adapters.oci import apparmor
-from adapters.oci.layout import Layout
+from adapters.oci.layout import NETNS, Layout
 from adapters.oci.lookup import seccomp_profile
 from adapters.oci.sandboxes import Sandboxes
 from adapters.oci.tasks import Tasks
@@ -120,14 +120,14 @@ class World:
     roots: RootMounts
 
 
-def open_world(config: Config) -> World:
+def open_world(config: Config, log_id: str) -> World:
     """Everything but the log; writes nothing but the directories themselves."""
     places = Places.of(config)
     places.make()
     clock = SystemClock()
     images = _images(config, places, clock.now().boot_id)
     roots = RootMounts(places.data / "images")
-    layout = Layout(str(places.data), str(places.run))
+    layout = Layout(str(places.data), str(places.run), log_id)
     tasks = Tasks(
         layout,
         image_config=images.image_config,
@@ -172,6 +172,7 @@ def _network(config: Config, places: Places) -> CniNetwork:
         conf_dir=given.conf_dir,
         bin_dirs=given.bin_dirs,
         ip_preference=given.ip_preference,
+        collects=given.gc,
         limits=Limits(plugin_s=float(given.plugin_timeout_s)),
     )
 
@@ -271,7 +272,7 @@ def fitness(config: Config) -> list[Fact]:
     used = loaded.network.name if loaded.network else ""
     where = [Path(directory) for directory in (given.conf_dir, *given.bin_dirs)]
     machine = facts(places.data, places.run, programs, files)
-    return [*machine, *_protection(config), *network(used, loaded.problem, where)]
+    return [*machine, *_protection(config), *network(used, loaded.problem, where), pins(Path(NETNS))]
 
 
 def _protection(config: Config) -> Iterator[Fact]:

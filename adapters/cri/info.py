@@ -11,9 +11,12 @@ from typing import Any
 from domain import events as e
 from domain.container import Container
 from domain.image import Image, PulledImage
+from domain.lifecycle import ContainerState
 from domain.node import Node
 from domain.records import Digest, Head, Process
 from domain.sandbox import Sandbox
+
+LIVES = (ContainerState.RUNNING, ContainerState.STOPPING)
 
 
 def container(node: Node, known: Container) -> Mapping[str, str]:
@@ -48,10 +51,15 @@ def container(node: Node, known: Container) -> Mapping[str, str]:
     )
 
 
-def sandbox(node: Node, known: Sandbox) -> Mapping[str, str]:
+def sandbox(node: Node, known: Sandbox, netns: str) -> Mapping[str, str]:
+    """`pid`, `netNamespaceClosed` and `runtimeSpec` as containerd has them: agents find a pod's network by these."""
+    network = [{"type": "network", **({"path": netns} if netns else {})}] if known.own_network else []
     return _text(
         {
-            "pid": known.infra.pid if known.infra else 0,
+            "pid": _inside(node, known),
+            "netns": netns,
+            "netNamespaceClosed": known.own_network and not netns,
+            "runtimeSpec": {"linux": {"namespaces": network}},
             "infra": _process(known.infra),
             "state": known.state,
             "version": node.versions.get(e.sandbox_key(known.id), 0),
@@ -71,6 +79,12 @@ def sandbox(node: Node, known: Sandbox) -> Mapping[str, str]:
             "text": known.text,
         }
     )
+
+
+def _inside(node: Node, known: Sandbox) -> int:
+    """A process in the pod's network: the infra process, or else one of its oldest running container; 0: none."""
+    inits = [k.init for k in node.of_sandbox(known.id) if k.state in LIVES]
+    return next((process.pid for process in (known.infra, *inits) if process), 0)
 
 
 def image(node: Node, held: PulledImage) -> Mapping[str, str]:

@@ -80,7 +80,7 @@ class RuntimeService:
             raise _not_shown(e.sandbox_key(name), held)
         return pb.PodSandboxStatusResponse(
             status=views.sandbox_status(known, self._api.secrets, held),
-            info=info.sandbox(node, known) if request.verbose else {},
+            info=info.sandbox(node, known, await self._api.netns(name)) if request.verbose else {},
         )
 
     async def ListPodSandbox(self, request: Any, cause: Cause) -> Any:

@@ -54,6 +54,19 @@ def network(name: str, problem: str, directories: Iterable[Path]) -> Iterator[Fa
             yield Fact(FAIL, str(directory), "others may write what root will run", f"chmod go-w {directory}")
 
 
+def pins(directory: Path) -> Fact:
+    """Whether network namespaces can be pinned where `ip netns` has them. Changes nothing."""
+    where = Path(os.path.realpath(directory))
+    nearest = next(path for path in (where, *where.parents) if path.exists() or path.is_symlink())
+    if not nearest.is_dir():
+        remedy = f"move {nearest} away: pods with a network of their own need the directory"
+        return Fact(FAIL, str(directory), f"{nearest} is no directory", remedy)
+    if os.statvfs(nearest).f_flag & os.ST_RDONLY:
+        remedy = f"mount -o remount,rw what {nearest} lies on, or unmount what covers it; until then host network only"
+        return Fact(FAIL, str(directory), f"{nearest} is read-only", remedy)
+    return Fact(OK, str(directory), "there" if nearest == where else "will be made")
+
+
 def _root() -> Fact:
     if os.geteuid() == 0:
         return Fact(OK, "user", "root")

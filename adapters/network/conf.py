@@ -1,7 +1,7 @@
 """Network configurations: from files to values, by libcni's rules. Blocking reads; nothing is run and nothing kept.
 
-CNI specification 1.1.0, section 1; libcni's conf.go for what the specification leaves open (order of files, a single
-plugin's `.conf`, plugins in a directory named after the network).
+CNI specification 1.1.0, sections 1 and 4; libcni's conf.go for what the specification leaves open (order of files, a
+single plugin's `.conf`, plugins in a directory named after the network).
 """
 
 import json
@@ -9,7 +9,7 @@ import math
 import os
 import re
 import stat
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -112,20 +112,13 @@ def conf_files(directory: str, extensions: Sequence[str] = EXTENSIONS) -> list[s
 
 def missing(network: NetworkConfig, bin_dirs: Sequence[str]) -> str:
     """A sentence on the plugins that are not there; empty where all are."""
-    absent = sorted({name for name in programs(network) if find(name, bin_dirs) is None})
+    # The list's own plugins alone: what `ipam.type` means is its plugin's business (section 4). To some it is a word of
+    # theirs and no program.
+    absent = sorted({plugin["type"] for plugin in network.plugins if find(plugin["type"], bin_dirs) is None})
     if not absent:
         return ""
     noun = "plugin" if len(absent) == 1 else "plugins"
     return f"network {network.name}: CNI {noun} {', '.join(absent)} not found in {', '.join(bin_dirs)}"
-
-
-def programs(network: NetworkConfig) -> Iterator[str]:
-    """What the plugins of a list are called, and the address managers that they run themselves."""
-    for plugin in network.plugins:
-        yield plugin["type"]
-        ipam = plugin.get("ipam")
-        if isinstance(ipam, dict) and isinstance(ipam.get("type"), str) and PLAIN_FILE.fullmatch(ipam["type"]):
-            yield ipam["type"]
 
 
 def find(name: str, bin_dirs: Sequence[str]) -> str | None:

@@ -49,6 +49,7 @@ class Net:
     pool: tuple[str, ...] = tuple(f"10.200.0.{n}" for n in range(2, 2 + ADDRESSES))
     trouble: str = ""
     collects: bool = True
+    """Whether the network is used by nobody else."""
     entries: dict[str, FakeEntry] = field(default_factory=dict)
     held: dict[str, str] = field(default_factory=dict)
     links: dict[str, str] = field(default_factory=dict)

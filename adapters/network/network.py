@@ -48,7 +48,11 @@ class Limits:
 
 
 class CniNetwork:
-    """`cache_dir`: where libcni's `results` directory lies. `ip_preference`: cni, ipv4 or ipv6."""
+    """`cache_dir`: where libcni's `results` directory lies. `ip_preference`: cni, ipv4 or ipv6.
+
+    `collects`: whether the network is ours alone. GC tells the plugins our attachments as all that there are, and they
+    free those of everybody else.
+    """
 
     def __init__(
         self,
@@ -57,12 +61,14 @@ class CniNetwork:
         conf_dir: str = CONF_DIR,
         bin_dirs: Sequence[str] = BIN_DIRS,
         ip_preference: str = "cni",
+        collects: bool = False,
         limits: Limits | None = None,
     ) -> None:
         if ip_preference not in result.PREFERENCES:
             raise InvalidRequest(f"the IP preference is one of {', '.join(result.PREFERENCES)}, not {ip_preference!r}")
         self._conf_dir, self._bin_dirs = conf_dir, tuple(bin_dirs)
         self._preference, self._limits = ip_preference, limits or Limits()
+        self._collects = collects
         self._cache, self._late = Cache(cache_dir), Late(cache_dir)
         self._plugins = Plugins(self._bin_dirs, cache_dir)
         self._threads = Threads()
@@ -147,7 +153,26 @@ class CniNetwork:
             return
         budget, attachment = self._budget(), _attachment(entry, netns)
         for plugin in network.plugins:
-            await self._plugins.run(Step("CHECK", network, plugin, attachment, entry.result), budget.next_s())
+            step = Step("CHECK", network, plugin, attachment, entry.result)
+            try:
+                await self._plugins.run(step, budget.next_s())
+            except NetworkFailed as error:
+                await self._check_again(step, error, budget)
+
+    async def _check_again(self, step: Step, first: NetworkFailed, budget: Budget) -> None:
+        """Without the hardware addresses on the host's side, which others change: udev gives each veth a new one
+        (MACAddressPolicy), a bridge takes the lowest of its ports. Only then: a plugin is asked as the specification
+        has it first. Raises the first failure where it is not about these.
+        """
+        assert step.previous is not None
+        eased = result.without_hosts_addresses(step.previous)
+        if eased == step.previous:
+            raise first
+        try:
+            await self._plugins.run(replace(step, previous=eased), budget.next_s())
+        except Failure:
+            raise first from None
+        _log.debug("a hardware address on the host's side has changed: %s", first.text)
 
     async def delete(self, sandbox_id: str, netns: str) -> None:
         """From the cache alone. Raises NetworkFailed, TimedOut: the entry stays, for another try."""
@@ -187,7 +212,7 @@ class CniNetwork:
         the first failure, and TimedOut where the others do not come to an end.
         """
         network = self.watcher.loaded.network
-        if network is None or network.disable_gc or not network.speaks(FIRST_STATUS):
+        if not self._collects or network is None or network.disable_gc or not network.speaks(FIRST_STATUS):
             return
         async with self._gate.exclusive(self._limits.gc_wait_s):
             known = sorted({*valid, *await self._threads.call(self._cache.ids)})

@@ -51,6 +51,20 @@ def _ip_in_version(ip: Mapping[str, Any], old: bool) -> dict[str, Any]:
     return {"version": "6" if ":" in str(ip.get("address", "")) else "4", **plain} if old else plain
 
 
+def without_hosts_addresses(result: Mapping[str, Any]) -> dict[str, Any]:
+    """The result without the hardware addresses (`mac`, optional) of the interfaces that are not inside a pod."""
+    interfaces = result.get("interfaces")
+    if not isinstance(interfaces, list):
+        return dict(result)
+    return dict(result, interfaces=[_without_mac(each) for each in interfaces])
+
+
+def _without_mac(interface: Any) -> Any:
+    if not isinstance(interface, dict) or interface.get("sandbox"):
+        return interface
+    return {key: value for key, value in interface.items() if key != "mac"}
+
+
 def attached(result: Mapping[str, Any], preference: str) -> Attached:
     """Raises BadResult where the pod's eth0 got no address, or one that is none."""
     text = json.dumps(result, separators=(",", ":"))

@@ -9,5 +9,6 @@ layout     every path, a pure function of an id      lookup   what the spec need
 runc       the runtime's arguments and versions      monitor  conmon: start, ledger, exit file
 process    the one function that spawns; identity    cgroups  members, killing, OOM counter, v1 and v2
 words      what of a runtime's error may be told        logpath  may a container log there?
+namespaces made, set up, pinned; netns: the directory of everybody's network pins
 files, kernel, threads   small files, system calls, blocking calls
 """

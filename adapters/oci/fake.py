@@ -19,7 +19,7 @@ from adapters.oci.execs import ExecResult
 from adapters.oci.tasks import TaskCreated, TaskExit
 from domain.config import ContainerSecrets
 from domain.container import Container
-from domain.errors import ExecFailed, RuntimeFailed, TimedOut, WrongState
+from domain.errors import ExecFailed, NetworkFailed, RuntimeFailed, TimedOut, WrongState
 from domain.events import Binary, Deadline, User
 from domain.observations import (
     ExitFile,
@@ -97,10 +97,15 @@ class FakeTask:
 
 @dataclass(slots=True)
 class FakePod:
-    """Everything that exists under one sandbox id. `pinned`: the kinds of namespaces that are."""
+    """Everything that exists under one sandbox id. `pinned`: the kinds of namespaces that are.
+
+    `interfaces`: those of its network, once it was added. `sysctls`: what was set so far.
+    """
 
     mark: Mark | None
     pinned: frozenset[str] = frozenset()
+    interfaces: frozenset[str] = frozenset({"eth0"})
+    sysctls: dict[tuple[str, ...], str] = field(default_factory=dict)
     infra: Process | None = None
     infra_alive: bool = False
 
@@ -418,11 +423,26 @@ class FakeSandboxes:
         pod.pinned = frozenset(namespaces.kinds(sandbox.config)[:1])
         await world.step("set_up.pinned_one")
         pod.pinned = frozenset(namespaces.kinds(sandbox.config))
+        pod.sysctls = {one.parts: one.value for one in namespaces.sysctls(sandbox.config)[0]}
         if sandbox.own_pid_namespace:
             await world.step("set_up.infra")
             pod.infra, pod.infra_alive = world.process(), True
         await world.step("set_up.answer")
         return pod.infra
+
+    async def set_sysctls(self, sandbox_id: str, sandbox: Sandbox) -> None:
+        later = namespaces.sysctls(sandbox.config)[1]
+        if not later:
+            return
+        await self.world.step("set_sysctls")
+        pod = self.world.pods.get(sandbox_id)
+        if pod is None or "net" not in pod.pinned:
+            raise NetworkFailed(f"sysctl {later[0].name}: the pod's network namespace is gone")
+        for one in later:
+            if one.interface not in pod.interfaces:
+                why = f"the pod has no interface {one.interface} after its network was added"
+                raise NetworkFailed(f"sysctl {one.name}: {why}")
+            pod.sysctls[one.parts] = one.value
 
     async def tear_down(self, sandbox_id: str, *, keep_network: bool = False) -> None:
         await self.world.step("tear_down.kill")

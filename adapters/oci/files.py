@@ -121,8 +121,10 @@ def runtime_init(state_path: str, boot: str) -> Process | None:
 def remove_tree(path: str) -> None:
     """Removes a directory of ours. Mounts below it go first, lazily; while one is left nothing is deleted.
 
-    Raises StorageFailed.
+    Of a link only the link goes. Raises StorageFailed.
     """
+    if os.path.islink(path):
+        remove_file(path)
     if not os.path.lexists(path):
         return
     for point in kernel.mounts_below(path):

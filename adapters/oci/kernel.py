@@ -1,4 +1,4 @@
-"""The few system calls that Python lacks: mount, umount2, unshare, openat2, inotify. Thin, blocking, raising OSError.
+"""The few system calls that Python lacks: mount, umount2, unshare, setns, openat2, inotify. Thin, raising OSError.
 
 Everything inside a container's root file system is opened through `open_in_root`, never by a path string.
 """
@@ -6,6 +6,7 @@ Everything inside a container's root file system is opened through `open_in_root
 import ctypes
 import functools
 import os
+import re
 from collections.abc import Callable, Iterator
 
 MS_RDONLY = 1
@@ -16,8 +17,10 @@ MS_REMOUNT = 32
 MS_BIND = 4096
 MS_REC = 16384
 MS_PRIVATE = 1 << 18
+MS_SHARED = 1 << 20
 MNT_DETACH = 2
 UMOUNT_NOFOLLOW = 8
+CLONE_NEWNS = 0x00020000
 CLONE_NEWIPC = 0x08000000
 CLONE_NEWUTS = 0x04000000
 CLONE_NEWNET = 0x40000000
@@ -66,6 +69,15 @@ def inotify_rm_watch(fd: int, watch: int) -> None:
     _checked(_libc.inotify_rm_watch(fd, watch), "inotify")
 
 
+def enter(path: str, kind: int) -> None:
+    """Puts the calling thread, and no other, into the namespace that is pinned at a path. It must be thrown away."""
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        _checked(_libc.setns(fd, kind), path)
+    finally:
+        os.close(fd)
+
+
 def open_in_root(root: int, path: str, flags: int, mode: int = 0) -> int:
     """A descriptor for `path` as a process whose root is the directory `root` would find it."""
     how = _OpenHow(flags | os.O_CLOEXEC, mode, RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS)
@@ -93,25 +105,52 @@ def knows_syscall() -> Callable[[str], bool] | None:
 
 
 def mounts_below(directory: str, mountinfo: bytes | None = None) -> Iterator[str]:
-    """Mount points at or below a directory, deepest first, as this process sees them."""
-    if mountinfo is None:
-        with open("/proc/self/mountinfo", "rb") as file:
-            mountinfo = file.read()
-    wanted = directory.encode()
-    if wanted not in mountinfo:
-        return
-    found = []
-    for line in mountinfo.splitlines():
-        point = unescaped(line.split(b" ", 5)[4])
-        if point == wanted or point.startswith(wanted + b"/"):
-            found.append(os.fsdecode(point))
-    yield from reversed(found)
+    """Mount points at or below a directory, the newest first, as this process sees them.
+
+    The kernel tells them without symlinks, so the directory is resolved first (/var/run is a link everywhere).
+    """
+    wanted = os.fsencode(os.path.realpath(directory))
+    below = wanted.rstrip(b"/") + b"/"
+    found = [point for point in _points(mountinfo, wanted) if point == wanted or point.startswith(below)]
+    yield from map(os.fsdecode, reversed(found))
+
+
+def mounts_at(path: str, mountinfo: bytes | None = None) -> int:
+    """How many mounts there are at a path, those that another one hides included."""
+    where = os.fsencode(os.path.join(os.path.realpath(os.path.dirname(path)), os.path.basename(path)))
+    return sum(point == where for point in _points(mountinfo, where))
+
+
+def is_shared(path: str, mountinfo: bytes | None = None) -> bool:
+    """Whether what is mounted below a path travels from the mount in which the path lies."""
+    where, best, shared = os.fsencode(os.path.realpath(path)), b"", False
+    for line in (mountinfo or _mountinfo()).splitlines():
+        fields = line.split(b" ")
+        point = unescaped(fields[4])
+        if (where == point or where.startswith(point.rstrip(b"/") + b"/")) and len(point) >= len(best):
+            best, shared = point, any(word.startswith(b"shared:") for word in fields[6 : fields.index(b"-", 6)])
+    return shared
+
+
+def _mountinfo() -> bytes:
+    with open("/proc/self/mountinfo", "rb") as file:
+        return file.read()
+
+
+def _points(mountinfo: bytes | None, wanted: bytes) -> Iterator[bytes]:
+    """Mount points in the order of mountinfo; none where what is wanted cannot be among them."""
+    mountinfo = _mountinfo() if mountinfo is None else mountinfo
+    if escaped(wanted) in mountinfo:
+        for line in mountinfo.splitlines():
+            yield unescaped(line.split(b" ", 5)[4])
 
 
 def unescaped(field: bytes) -> bytes:
     """mountinfo writes space, tab, newline and backslash in octal."""
     if b"\\" not in field:
         return field
-    for code, char in ((b"\\040", b" "), (b"\\011", b"\t"), (b"\\012", b"\n"), (b"\\134", b"\\")):
-        field = field.replace(code, char)
-    return field
+    return re.sub(rb"\\([0-7]{3})", lambda code: bytes([int(code[1], 8)]), field)
+
+
+def escaped(path: bytes) -> bytes:
+    return re.sub(rb"[ \t\n\\]", lambda char: b"\\%03o" % char[0][0], path)

@@ -2,7 +2,7 @@
 
 So the ledger of what may exist under an id is known before it exists, and removal needs the id alone. `data` outlives
 a boot; `run` need not (and may: nothing infers a reboot from an empty /run). Directories are 0700. An id is checked
-before it is joined to a path.
+before it is joined to a path. Network namespaces alone lie elsewhere: where CNI daemons look for them.
 """
 
 import re
@@ -10,6 +10,11 @@ from dataclasses import dataclass
 
 ID = re.compile(r"[0-9a-f]{64}")
 DIRECTORY_MODE = 0o700
+NETNS = "/var/run/netns"
+"""Spelled exactly so in CNI_NETNS: some put the path of their own mount of the host before it."""
+LOG_DIGITS = 12
+PIN = re.compile(r"daybook-([0-9a-f]{12})-([0-9a-f]{64})")
+"""The file of a network namespace of ours: which log's, and whose. Nothing else in that directory is ours."""
 
 
 def checked(identifier: str) -> str:
@@ -162,11 +167,15 @@ class ExecPaths:
 
 @dataclass(frozen=True, slots=True)
 class SandboxPaths:
-    """One sandbox: its directory on disk, and what it has pinned and mounted while the machine is up."""
+    """One sandbox: its directory on disk, and what it has pinned and mounted while the machine is up.
+
+    `net`: the file on which its network namespace is pinned.
+    """
 
     directory: str
     run: str
     task: str
+    net: str
 
     @property
     def owner(self) -> str:
@@ -191,15 +200,19 @@ class SandboxPaths:
 
     def pin(self, kind: str) -> str:
         """The file on which the pod's namespace of a kind (net, uts, ipc) is pinned."""
-        return f"{self.run}/{kind}"
+        return self.net if kind == "net" else f"{self.run}/{kind}"
 
     @property
     def ipc(self) -> str:
         return self.pin("ipc")
 
     @property
-    def net(self) -> str:
-        return self.pin("net")
+    def net_link(self) -> str:
+        """Leads to `net`, so that whoever finds the directory finds the pin, whichever log it is named after.
+
+        Daemons before this one pinned the network here.
+        """
+        return f"{self.run}/net"
 
     @property
     def uts(self) -> str:
@@ -236,16 +249,26 @@ class SandboxPaths:
 
     @property
     def pinned(self) -> tuple[str, ...]:
-        """Every file that a namespace may be pinned on."""
-        return (self.ipc, self.net, self.uts)
+        """Every file of the directory that a namespace may be pinned on."""
+        return (self.ipc, self.net_link, self.uts)
+
+    @property
+    def places(self) -> tuple[str, ...]:
+        """What tells that something of the sandbox exists: one of these does."""
+        return (self.directory, self.run, self.task, self.net)
 
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """The two roots. `runtime_root` is what runc gets as --root; conmon gets `exits` and `attach`."""
+    """The two roots. `runtime_root` is what runc gets as --root; conmon gets `exits` and `attach`.
+
+    `netns` is everybody's; `log_id`: whose pins in it are ours.
+    """
 
     data: str
     run: str
+    log_id: str
+    netns: str = NETNS
 
     @property
     def containers(self) -> str:
@@ -325,4 +348,10 @@ class Layout:
             directory=f"{self.sandboxes}/{sandbox_id}",
             run=f"{self.sandboxes_run}/{sandbox_id}",
             task=f"{self.infra_root}/{sandbox_id}",
+            net=f"{self.netns}/daybook-{self.log_id[:LOG_DIGITS]}-{sandbox_id}",
         )
+
+    def pinned_by(self, name: str) -> str:
+        """The sandbox of our log whose network a file in `netns` holds, by the file's name; empty for all others."""
+        named = PIN.fullmatch(name)
+        return named[2] if named and named[1] == self.log_id[:LOG_DIGITS] else ""

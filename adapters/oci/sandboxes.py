@@ -7,19 +7,19 @@ catatonit's pause, straight under runc.
 import asyncio
 import os
 import signal
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
-from adapters.oci import cgroups, files, kernel, lookup, namespaces, process, runc, spec, sweep, words
+from adapters.oci import cgroups, files, kernel, lookup, namespaces, netns, process, runc, spec, sweep, words
 from adapters.oci.layout import DIRECTORY_MODE, Layout, SandboxPaths
 from adapters.oci.threads import Threads
 from domain.config import DnsConfig
-from domain.errors import Failure, InvalidRequest, RuntimeFailed, StorageFailed, TimedOut
+from domain.errors import Failure, InvalidRequest, NetworkFailed, RuntimeFailed, StorageFailed, TimedOut
 from domain.observations import SandboxObservation
 from domain.records import Process
 from domain.sandbox import Sandbox
-from domain.sysctls import settings
+from domain.sysctls import Setting
 
 SHM_OPTIONS = "mode=1777,size=65536k"
 SHM_FLAGS = kernel.MS_NOSUID | kernel.MS_NODEV | kernel.MS_NOEXEC
@@ -61,9 +61,12 @@ class Sandboxes:
         pins = _pins(paths, sandbox)
         if "ipc" in pins:
             make_shm(paths.shm)
+        if "net" in pins:
+            netns.prepare(self.layout.netns)
+            os.symlink(paths.net, paths.net_link)
         if pins:
             config = sandbox.config
-            namespaces.make(pins, settings(config.sysctls, "net" in pins, "ipc" in pins), config.hostname)
+            namespaces.make(pins, namespaces.sysctls(sandbox.config)[0], config.hostname)
 
     def _make_infra(self, paths: SandboxPaths, sandbox: Sandbox) -> None:
         pins = _pins(paths, sandbox)
@@ -73,6 +76,17 @@ class Sandboxes:
         # On disk, not in `run`: the cgroup must be found whatever else is lost.
         files.write(paths.cgroup, built["linux"]["cgroupsPath"].encode())
         files.write_json(paths.infra_config, built)
+
+    async def set_sysctls(self, sandbox_id: str, sandbox: Sandbox) -> None:
+        """Those of the pod's own interfaces: they are there once the network was added."""
+        if later := namespaces.sysctls(sandbox.config)[1]:
+            await self._threads.call(self._set_later, sandbox_id, later)
+
+    def _set_later(self, sandbox_id: str, later: Sequence[Setting]) -> None:
+        where = namespaces.network_pin(self.layout.sandbox(sandbox_id))
+        if not where:
+            raise NetworkFailed(f"sysctl {later[0].name}: the pod's network namespace is gone")
+        namespaces.set_later(where, later)
 
     async def _start_infra(self, sandbox_id: str, paths: SandboxPaths, systemd: bool) -> Process:
         driver = ("--systemd-cgroup",) if systemd else ()
@@ -101,7 +115,7 @@ class Sandboxes:
         if os.path.exists(paths.infra_state):
             with suppress(Failure):
                 await self._runtime.delete(sandbox_id)
-        await self._threads.call(_undo, paths, cgroup, (paths.net,) if keep_network else ())
+        await self._threads.call(_undo, paths, cgroup, keep_network)
 
     async def _end(self, infra: Process | None) -> None:
         if infra is None or not process.send_signal(infra, signal.SIGKILL):
@@ -121,7 +135,7 @@ class Sandboxes:
 
     async def remove(self, sandbox_id: str) -> None:
         paths = self.layout.sandbox(sandbox_id)
-        if not any(map(os.path.lexists, (paths.directory, paths.run, paths.task))):
+        if not any(map(os.path.lexists, paths.places)):
             return
         await self.tear_down(sandbox_id)
         await self._threads.call(_remove, paths)
@@ -132,9 +146,8 @@ class Sandboxes:
 
     def netns(self, sandbox_id: str) -> str:
         """The file on which the pod's network namespace is pinned; empty where none is."""
-        path = self.layout.sandbox(sandbox_id).net
         try:
-            return path if namespaces.is_pinned(path) else ""
+            return namespaces.network_pin(self.layout.sandbox(sandbox_id))
         except OSError:
             return ""
 
@@ -150,18 +163,18 @@ def make_shm(path: str) -> None:
     kernel.mount("shm", path, "tmpfs", SHM_FLAGS, SHM_OPTIONS)
 
 
-def _undo(paths: SandboxPaths, cgroup: str, kept: Collection[str]) -> None:
-    for point in kernel.mounts_below(paths.run):
-        if point in kept:
-            continue
+def _undo(paths: SandboxPaths, cgroup: str, keep_network: bool) -> None:
+    if not keep_network:
+        for place in namespaces.network_places(paths):
+            netns.unpin(place)
+    for point in _mounted(paths, keep_network):
         # Lazily: a container of the pod may still hold /dev/shm open for a moment.
         with suppress(OSError):
             kernel.unmount(point, kernel.MNT_DETACH | kernel.UMOUNT_NOFOLLOW)
-    stuck = next((point for point in kernel.mounts_below(paths.run) if point not in kept), None)
-    if stuck is not None:
-        raise StorageFailed(f"{stuck} is still mounted")
+    if left := _mounted(paths, keep_network):
+        raise StorageFailed(f"{left[0]} is still mounted")
     for path in paths.pinned:
-        if path not in kept:
+        if path != paths.net_link or not keep_network:
             files.remove_file(path)
     files.remove_tree(paths.infra)
     files.remove_tree(paths.task)
@@ -170,6 +183,12 @@ def _undo(paths: SandboxPaths, cgroup: str, kept: Collection[str]) -> None:
     files.remove_file(paths.cgroup)
     with suppress(FileNotFoundError, OSError):
         os.rmdir(paths.shm)
+
+
+def _mounted(paths: SandboxPaths, keep_network: bool) -> list[str]:
+    """What has to go below the run directory; a daemon before this one pinned the network there too."""
+    kept = f"{os.path.realpath(paths.run)}/net" if keep_network else ""
+    return [point for point in kernel.mounts_below(paths.run) if point != kept]
 
 
 def _remove(paths: SandboxPaths) -> None:

@@ -13,6 +13,7 @@ from domain.container import Container
 from domain.errors import StorageFailed
 from domain.observations import (
     InfraState,
+    Mark,
     MonitorState,
     NamespaceState,
     SandboxObservation,
@@ -111,21 +112,35 @@ def waits_for_start(paths: ContainerPaths, init: Process) -> bool:
 
 
 def sandboxes(layout: Layout, known: Sequence[Sandbox], boot_id: str) -> dict[str, SandboxObservation]:
-    """Every sandbox asked for, and every id that the disk or the runtime knows besides."""
+    """Every sandbox asked for, and every id that the disk, the runtime or a pin of ours knows besides."""
     by_id = {sandbox.id: sandbox for sandbox in known}
     places = (layout.sandboxes, layout.sandboxes_run, layout.infra_root)
-    found = {**dict.fromkeys(by_id), **dict.fromkeys(ids_in(*places))}
-    return {one: _sandbox(layout.sandbox(one), by_id.get(one), boot_id) for one in found}
+    found = {**dict.fromkeys(by_id), **dict.fromkeys(ids_in(*places)), **dict.fromkeys(pinned(layout))}
+    return {one: _sandbox(layout, by_id.get(one), one, boot_id) for one in found}
 
 
-def _sandbox(paths: SandboxPaths, sandbox: Sandbox | None, boot_id: str) -> SandboxObservation:
+def pinned(layout: Layout) -> Iterable[str]:
+    """The sandboxes after which network pins of our log are named."""
+    try:
+        names = os.listdir(layout.netns)
+    except OSError:
+        # Whatever it is: it is the machine's directory, and each known pin is looked at by itself.
+        return
+    yield from filter(None, map(layout.pinned_by, names))
+
+
+def _sandbox(layout: Layout, sandbox: Sandbox | None, sandbox_id: str, boot_id: str) -> SandboxObservation:
+    paths = layout.sandbox(sandbox_id)
     try:
         mark, made_in = files.read_owner(paths.owner)
+        if mark is None and os.path.lexists(paths.net):
+            # Where nothing else is left of a sandbox: the pin's name tells the log, though no record of it.
+            mark = Mark(layout.log_id, 0)
         infra = sandbox.infra if sandbox and sandbox.infra else files.runtime_init(paths.infra_state, made_in)
         return SandboxObservation(
             namespace=namespace_state(paths, sandbox),
             infra=_infra_state(infra, boot_id),
-            leftovers=any(map(os.path.lexists, (paths.directory, paths.run, paths.task))),
+            leftovers=any(map(os.path.lexists, paths.places)),
             mark=mark,
         )
     except (StorageFailed, OSError, ValueError) as error:
@@ -140,19 +155,31 @@ def _infra_state(infra: Process | None, boot_id: str) -> InfraState:
 
 def namespace_state(paths: SandboxPaths, sandbox: Sandbox | None) -> NamespaceState:
     """NSFS only where every namespace that the pod should have is pinned; PLAIN where one is not."""
-    states = {_pin_state(path) for path in expected_pins(paths, sandbox)}
+    states = {_pin_state(paths, kind) for kind in expected_pins(paths, sandbox)}
     if states == {NamespaceState.NSFS}:
         return NamespaceState.NSFS
     return NamespaceState.ABSENT if states <= {NamespaceState.ABSENT} else NamespaceState.PLAIN
 
 
 def expected_pins(paths: SandboxPaths, sandbox: Sandbox | None) -> tuple[str, ...]:
+    """The kinds of namespaces; of a sandbox that nobody knows those that there are files for."""
     if sandbox is None:
-        return tuple(path for path in paths.pinned if os.path.lexists(path))
-    return tuple(map(paths.pin, namespaces.kinds(sandbox.config)))
+        return tuple(kind for kind in namespaces.FLAGS if any(map(os.path.lexists, places_of(paths, kind))))
+    return namespaces.kinds(sandbox.config)
 
 
-def _pin_state(path: str) -> NamespaceState:
+def places_of(paths: SandboxPaths, kind: str) -> tuple[str, ...]:
+    return namespaces.network_places(paths) if kind == "net" else (paths.pin(kind),)
+
+
+def _pin_state(paths: SandboxPaths, kind: str) -> NamespaceState:
+    states = {_state_at(path) for path in places_of(paths, kind)}
+    return next(
+        (state for state in (NamespaceState.NSFS, NamespaceState.PLAIN) if state in states), NamespaceState.ABSENT
+    )
+
+
+def _state_at(path: str) -> NamespaceState:
     try:
         return NamespaceState.NSFS if namespaces.is_pinned(path) else NamespaceState.PLAIN
     except FileNotFoundError:

@@ -24,6 +24,7 @@ from adapters.oci import (
     kernel,
     logpath,
     lookup,
+    namespaces,
     process,
     runc,
     spec,
@@ -227,7 +228,7 @@ class Tasks:
         return spec.Facts(
             rootfs=paths.rootfs,
             user=found.user,
-            net=pod.net if own_net else "",
+            net=(namespaces.network_pin(pod) or pod.net) if own_net else "",
             uts=pod.uts if own_net else "",
             ipc=pod.ipc if own_ipc else "",
             pid=f"/proc/{holder.pid}/ns/pid" if holder else "",

@@ -174,7 +174,7 @@ async def test_reopening_a_log_without_a_monitor(lab: Lab) -> None:
 
 async def in_sandbox(lab: Lab, shell: Any = STOPS, **values: Any) -> tuple[Container, Any]:
     sandbox = lab.sandbox()
-    await lab.sandboxes().set_up(sandbox.id, sandbox, {"log_id": "test-log", "seq": 7})
+    await lab.sandboxes().set_up(sandbox.id, sandbox, MARK)
     return await lab.running(shell, sandbox, **values), sandbox
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from adapters.network import namespace
-from adapters.network.network import Limits
+from adapters.network.network import CniNetwork, Limits
 from adapters.network.process import OWNER
 from domain.config import DnsConfig, PortMapping
 from domain.errors import Failure, InvalidRequest, NetworkFailed, TimedOut
@@ -539,6 +539,43 @@ async def test_gc_is_not_asked_where_the_configuration_says_so(lab: Any, network
 
 
 @with_scripted
+async def test_without_a_word_the_network_is_taken_for_everybodys(lab: Any, network: Any) -> None:
+    """GC would free what belongs to another runtime's pods: it is not even begun, and nobody waits for it."""
+    unknown = sandbox()
+    lab.hold_unknown(unknown.id)
+    other = CniNetwork(str(lab.cache), conf_dir=str(lab.conf), bin_dirs=[str(lab.bin)])
+    await other.start()
+    try:
+        await other.gc([])
+    finally:
+        await other.close()
+    assert lab.calls("GC") == [] and lab.held() == {unknown.id}
+    await network.gc([])
+    assert lab.held() == set()
+
+
+@with_scripted
+async def test_check_is_asked_again_only_without_the_hosts_hardware_addresses(lab: Any, network: Any) -> None:
+    """A plugin that objects for another reason is heard, in its first words."""
+    pod = sandbox()
+    host, inside_ = {"name": "host0", "mac": "02:00:00:00:00:01"}, {"name": "eth0", "mac": "02:00:00:00:00:02"}
+    ips = [{"address": "10.99.0.10/24", "interface": 1}]
+    for interfaces, times in (([host, {**inside_, "sandbox": lab.netns(pod.id)}], 2), ([{"name": "host0"}], 1)):
+        made = {"cniVersion": lab.version, "interfaces": [*interfaces, {**inside_, "sandbox": "x"}], "ips": ips}
+        lab.behave("beta", "ADD", result=made)
+        await attach(lab, network, pod)
+        lab.behave("alpha", "CHECK", fail=ERROR)
+        before = len(lab.calls("CHECK"))
+        with pytest.raises(NetworkFailed, match="plugin alpha: CHECK"):
+            await network.check(pod.id, lab.netns(pod.id))
+        asked = [call["config"]["prevResult"]["interfaces"] for call in lab.calls("CHECK")[before:]]
+        assert asked[0] == made["interfaces"] and len(asked) == times
+        if times == 2:
+            assert asked[1] == [{"name": "host0"}, *made["interfaces"][1:]]
+    lab.behave_well()
+
+
+@with_scripted
 async def test_gc_waits_for_adds_and_adds_for_gc(lab: Any, network: Any) -> None:
     first, second = sandbox(), sandbox()
     lab.behave("beta", "ADD", sleep=0.2)
@@ -660,6 +697,21 @@ async def test_a_host_port_leads_to_the_pod(lab: Any, network: Any) -> None:
     with inside(lab.host, socket.socket) as out, pytest.raises(OSError):
         out.settimeout(5)
         out.connect(("127.0.0.1", 8088))
+
+
+@with_bridge
+async def test_a_hardware_address_that_the_host_changed_is_no_loss(lab: Any, network: Any) -> None:
+    """systemd's udev gives every veth on the host's side another one a moment after ADD; a bridge follows its ports."""
+    pod = sandbox()
+    got = await attach(lab, network, pod)
+    mine = [each["name"] for each in json.loads(got.result)["interfaces"] if not each.get("sandbox")]
+    for number, name in enumerate(mine):
+        lab.run("ip", "link", "set", name, "address", f"02:00:00:00:00:0{number}")
+    assert len(mine) == 2
+    await network.check(pod.id, lab.netns(pod.id))
+    lab.run("ip", "link", "set", "eth0", "address", "02:00:00:00:00:0f", where=lab.netns(pod.id))
+    with pytest.raises(NetworkFailed, match=r"plugin bridge: CHECK: .*Mac"):
+        await network.check(pod.id, lab.netns(pod.id))
 
 
 @with_bridge

@@ -3,10 +3,12 @@
 import asyncio
 import os
 import socket
+import subprocess
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -18,7 +20,7 @@ from domain.container import Container
 from domain.errors import InvalidRequest, NetworkFailed, RuntimeFailed
 from domain.observations import NamespaceState
 from domain.sandbox import Sandbox
-from domain.sysctls import settings
+from domain.sysctls import parts_of, settings
 from tests.conformance import test_tasks
 from tests.conformance.test_tasks import FAR_S, MARK, READY, STOPS, Lab, contract, never, only_real, run_in
 from tests.support.namespaces import held, inside, pins
@@ -111,6 +113,62 @@ async def test_a_pod_that_was_set_up_half_is_not_whole_until_it_is_set_up_again(
     assert seen(lab, made) is NamespaceState.NSFS
 
 
+LATER = {
+    "net.ipv4.conf.eth0.arp_ignore": "2",
+    "net/ipv6/conf/eth0/accept_ra": "0",
+    "net.ipv4.conf.eth0/100.arp_ignore": "1",
+    "net.ipv4.neigh.eth0.gc_stale_time": "61",
+    "net.ipv4.conf.default.arp_ignore": "1",
+}
+
+
+async def given_eth0(lab: Lab, made: Sandbox) -> None:
+    """As by CNI's ADD; and one with a dot in its name."""
+    names = ("eth0", "eth0.100")
+    if not lab.real:
+        lab.world.pods[made.id].interfaces = frozenset(names)
+        return
+    with inside(lab.sandboxes().netns(made.id)) as run:
+        for name in names:
+            run(partial(subprocess.run, ["ip", "link", "add", name, "type", "veth"], check=True))
+
+
+@contract
+async def test_sysctls_of_an_interface_are_set_when_it_is_there(lab: Lab) -> None:
+    made = await pod(lab, sysctls=LATER)
+    await given_eth0(lab, made)
+    for _ in range(2):
+        await lab.sandboxes().set_sysctls(made.id, made)
+    if lab.real:
+        with inside(lab.sandboxes().netns(made.id)) as run:
+            read = [run(Path(f"/proc/sys/{name}").read_text).strip() for name in paths_of(LATER)]
+        assert read == list(LATER.values())
+    await lab.sandboxes().tear_down(made.id)
+    with pytest.raises(NetworkFailed):
+        await lab.sandboxes().set_sysctls(made.id, made)
+
+
+@contract
+async def test_a_sysctl_of_an_interface_that_is_not_there(lab: Lab) -> None:
+    made = await pod(lab, sysctls={"net.ipv4.conf.net1.arp_ignore": "1"})
+    await given_eth0(lab, made)
+    with pytest.raises(NetworkFailed) as caught:
+        await lab.sandboxes().set_sysctls(made.id, made)
+    why = "the pod has no interface net1 after its network was added"
+    assert caught.value.text == f"sysctl net.ipv4.conf.net1.arp_ignore: {why}"
+
+
+@contract
+async def test_without_sysctls_of_interfaces_there_is_nothing_to_set(lab: Lab) -> None:
+    for modes in (KUBELET, replace(KUBELET, network=NODE)):
+        made = await pod(lab, modes)
+        await lab.sandboxes().set_sysctls(made.id, made)
+
+
+def paths_of(names: Iterable[str]) -> list[str]:
+    return ["/".join(parts_of(name)) for name in names]
+
+
 # --- only the real one -----------------------------------------------------------------------------------------------
 
 
@@ -119,11 +177,11 @@ async def test_namespaces_are_new_and_end_with_the_pod(lab: Lab) -> None:
     before = held()
     for modes in (KUBELET, SHARED):
         made = await pod(lab, modes)
-        found = pins(lab.layout.sandbox(made.id).run)
+        found = pins(lab.layout.sandbox(made.id))
         assert set(found) == {"net", "uts", "ipc"}
         assert not set(found.values()) & before
         await lab.sandboxes().tear_down(made.id)
-        assert not pins(lab.layout.sandbox(made.id).run)
+        assert not pins(lab.layout.sandbox(made.id))
         assert not set(found.values()) & held()
 
 
@@ -144,6 +202,37 @@ async def test_sysctls_are_set_inside_and_nowhere_else(lab: Lab) -> None:
     told = await said(lab, made, f"cat {' '.join(watched)}")
     assert told == ["0", "0\t2147483647", "100", "1", "1", "77"]
     assert [Path(path).read_text() for path in watched] == before
+
+
+@only_real
+async def test_a_default_is_what_a_later_interface_begins_with(lab: Lab) -> None:
+    asked = {"net.ipv4.conf.default.arp_ignore": "1", "net.ipv6.conf.default.disable_ipv6": "1"}
+    asked |= {"net.ipv4.ip_forward": "1", "net.ipv4.conf.default.forwarding": "0"}
+    made = await pod(lab, sysctls=asked)
+    await given_eth0(lab, made)
+    of_eth0 = [f"net.{name}" for name in ("ipv4.conf.eth0.arp_ignore", "ipv6.conf.eth0.disable_ipv6")]
+    of_eth0 += ["net.ipv4.conf.eth0.forwarding"]
+    with inside(lab.sandboxes().netns(made.id)) as run:
+        assert [run(Path(f"/proc/sys/{name}").read_text).strip() for name in paths_of(of_eth0)] == ["1", "1", "0"]
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "text"),
+    [
+        ("net.ipv4.conf.eth0.no_such_thing", "1", "a pod's namespaces have none of this name"),
+        ("net.ipv4.conf.eth0.arp_ignore", "x", "'x' cannot be set: Invalid argument"),
+    ],
+)
+@pytest.mark.real
+def test_a_sysctl_of_an_interface_that_the_kernel_refuses(real: Lab, name: str, value: str, text: str) -> None:
+    async def body(lab: Lab) -> None:
+        made = await pod(lab, sysctls={name: value})
+        await given_eth0(lab, made)
+        with pytest.raises(NetworkFailed) as caught:
+            await lab.sandboxes().set_sysctls(made.id, made)
+        assert caught.value.text == f"sysctl {name}: {text}"
+
+    run_in(real, body)
 
 
 @only_real
@@ -196,7 +285,7 @@ async def test_containers_of_a_pod_share_its_namespaces(lab: Lab) -> None:
     made = await pod(lab)
     shell = "for n in net uts ipc; do /bin/busybox readlink /proc/self/ns/$n; done"
     one, two = [await said(lab, made, shell) for _ in range(2)]
-    found = pins(lab.layout.sandbox(made.id).run)
+    found = pins(lab.layout.sandbox(made.id))
     assert one == two == [f"{kind}:[{found[kind]}]" for kind in ("net", "uts", "ipc")]
 
 
@@ -220,7 +309,7 @@ async def test_pid_modes_seen_from_inside(lab: Lab) -> None:
     mine = await said(lab, shared, first, namespaces=KUBELET)
     assert mine[0].startswith("/bin/sh -c") and mine != one
     for kind in ("net", "uts", "ipc"):
-        assert os.stat(f"/proc/{shared.infra.pid}/ns/{kind}").st_ino == pins(lab.layout.sandbox(shared.id).run)[kind]
+        assert os.stat(f"/proc/{shared.infra.pid}/ns/{kind}").st_ino == pins(lab.layout.sandbox(shared.id))[kind]
 
 
 @only_real
@@ -256,7 +345,7 @@ async def test_a_target_of_another_pod_is_refused(lab: Lab) -> None:
 async def test_a_pod_goes_while_a_container_holds_its_namespaces(lab: Lab) -> None:
     made = await pod(lab, SHARED, sysctls=SYSCTLS)
     container = await lab.running(STOPS, made)
-    found = pins(lab.layout.sandbox(made.id).run)
+    found = pins(lab.layout.sandbox(made.id))
     await lab.sandboxes().tear_down(made.id)
     await asyncio.wait_for(lab.tasks().wait_exit(container), FAR_S)
     await lab.tasks().remove(container.id)

@@ -17,7 +17,7 @@ from adapters.images.config import ImageConfig
 from adapters.images.rootfs import mount_overlay, unmount
 from adapters.oci import cgroups, kernel, process
 from adapters.oci.fake import FakeSandboxes, FakeTasks, Program, World
-from adapters.oci.layout import Layout
+from adapters.oci.layout import NETNS, Layout
 from adapters.oci.sandboxes import Sandboxes
 from adapters.oci.tasks import Limits, Tasks
 from domain import config as c
@@ -28,8 +28,10 @@ from domain.lifecycle import ContainerState, SandboxState
 from domain.observations import InfraState, MonitorState, NamespaceState, TaskState
 from domain.sandbox import Sandbox
 from tests.support.inventory import NOTHING, inventory
+from tests.support.namespaces import as_found
 
-MARK = {"log_id": "test-log", "seq": 7}
+LOG_ID = "feedc0ffee12" + "0" * 20
+MARK = {"log_id": LOG_ID, "seq": 7}
 HOST_POD = c.NamespaceOptions(c.NamespaceMode.NODE, c.NamespaceMode.CONTAINER, c.NamespaceMode.POD)
 FAR_S = 60
 
@@ -54,10 +56,11 @@ class Lab:
     world: World = field(default_factory=World)
     options: dict[str, Any] = field(default_factory=dict)
     ids: list[str] = field(default_factory=list)
+    netns: str = NETNS
 
     @property
     def layout(self) -> Layout:
-        return Layout(str(self.path / "d"), str(self.path / "r"))
+        return Layout(str(self.path / "d"), str(self.path / "r"), LOG_ID, self.netns)
 
     def tasks(self) -> Any:
         """As a daemon that has just started would make it."""
@@ -180,7 +183,7 @@ class Lab:
     def left(self) -> Any:
         if not self.real:
             return NOTHING if not (self.world.tasks or self.world.pods) else (self.world.tasks, self.world.pods)
-        return inventory(self.ids, (self.layout.data, self.layout.run))
+        return inventory(self.ids, (self.layout.data, self.layout.run, self.netns))
 
     async def clean(self) -> None:
         """Everything goes, whatever fails; the first failure is raised at the end."""
@@ -193,6 +196,7 @@ class Lab:
                 failures.append(error)
         for point in kernel.mounts_below(str(self.path)):
             kernel.unmount(point, kernel.MNT_DETACH)
+        as_found()
         if failures:
             raise failures[0]
 
@@ -284,7 +288,7 @@ async def test_created_only_is_seen_as_created(lab: Lab) -> None:
     container = await lab.created(STOPS)
     seen = lab.look(container)
     assert (seen.task, seen.monitor, seen.exit) == (TaskState.CREATED, MonitorState.ALIVE, None)
-    assert seen.mark is not None and (seen.mark.log_id, seen.mark.seq) == ("test-log", 7)
+    assert seen.mark is not None and (seen.mark.log_id, seen.mark.seq) == (LOG_ID, 7)
     assert seen.leftovers
     await lab.tasks().start(container)
     assert lab.look(container).task is TaskState.RUNNING
@@ -383,7 +387,7 @@ async def test_create_again_replaces_the_first(lab: Lab) -> None:
     await lab.sandboxes().set_up(sandbox.id, sandbox, MARK)
     container, secrets = lab.container(sandbox, STOPS)
     first = await lab.tasks().create(container, sandbox, secrets, MARK)
-    second = await lab.tasks().create(container, sandbox, secrets, {"log_id": "test-log", "seq": 8})
+    second = await lab.tasks().create(container, sandbox, secrets, {"log_id": LOG_ID, "seq": 8})
     assert first.init != second.init
     seen = lab.look(replace(container, init=second.init, monitor=second.monitor))
     assert (seen.task, seen.mark.seq) == (TaskState.CREATED, 8)

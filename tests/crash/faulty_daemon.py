@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from adapters.oci import kernel
+from adapters.oci.layout import PIN
 from domain import effects as f
 from domain.records import Cause, Draft, Now, Record
 from service import config as configuration
@@ -132,7 +133,9 @@ def _pinning(points: Points, name: str, real: Callable[..., None]) -> Callable[.
         target = given[1] if name == "mount" else given[0]
         parent, _, what = target.rpartition("/")
         real(*given)
-        if parent.rpartition("/")[0].endswith("/sandboxes"):
+        if PIN.fullmatch(what):
+            points.passing(f"end {name} net")
+        elif parent.rpartition("/")[0].endswith("/sandboxes"):
             points.passing(f"end {name} {what}")
 
     return call

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -167,16 +168,17 @@ class Life:
         if lab is not None:
             assert self.told_address() == self.address, "a running pod's address has changed"
             assert lab.book().get(self.sandbox_id) == [self.address]
-            assert lab.inside(f"{self.pins}/net") == [self.address]
+            assert lab.inside(self.machine.netns(self.sandbox_id)) == [self.address]
 
     @property
     def pins(self) -> Path:
-        """Where the pod's namespaces are pinned."""
+        """Where the pod's namespaces are pinned, but for its network."""
         return self.machine.run / "sandboxes" / self.sandbox_id
 
     def check_released(self) -> None:
         lab = self.machine.lab
-        assert not any(p.is_mount() or p.exists() for p in map(self.pins.joinpath, PINS)), "a stopped pod has pins"
+        pins = [*map(self.pins.joinpath, PINS), Path(self.machine.netns(self.sandbox_id))]
+        assert not any(p.is_mount() or os.path.lexists(p) for p in pins), "a stopped pod has pins"
         assert lab is None or self.sandbox_id not in lab.book(), "a stopped pod holds an address"
 
     def abandon(self) -> None:

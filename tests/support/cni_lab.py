@@ -111,7 +111,8 @@ class RealLab:
 
     def network(self, **options: Any) -> CniNetwork:
         limits = Limits(plugin_s=20, chain_s=30, status_s=5, poll_s=60)
-        given: dict[str, Any] = {"conf_dir": str(self.conf), "bin_dirs": [str(self.bin)], "limits": limits, **options}
+        given: dict[str, Any] = {"conf_dir": str(self.conf), "bin_dirs": [str(self.bin)], "limits": limits}
+        given |= {"collects": True, **options}
         return CniNetwork(str(self.cache), **given)
 
     async def settled(self, network: Any) -> None:

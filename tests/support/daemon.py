@@ -29,11 +29,14 @@ import grpc
 from adapters.cri import client
 from adapters.cri.translate import LOAD
 from adapters.log.readonly import open_live
+from adapters.oci import netns
+from adapters.oci.layout import NETNS
 from domain.node import AGGREGATES
 from domain.records import Record, Unreadable
 from proto import api_pb2 as pb
 from proto.api_pb2_grpc import ImageServiceStub, RuntimeServiceStub
 from tests.support.inventory import NOTHING, Inventory, inventory
+from tests.support.namespaces import as_found
 from tests.support.oci_layout import BuiltImage, make_oci_layout
 
 T = TypeVar("T")
@@ -132,6 +135,7 @@ class Machine:
     lab: Any = None
     daemon: DaemonProcess | None = None
     starts: int = 0
+    log_ids: set[str] = field(default_factory=set)
     _channels: dict[str, Any] = field(default_factory=dict)
     _layouts: dict[str, BuiltImage] = field(default_factory=dict)
 
@@ -155,6 +159,26 @@ class Machine:
     @property
     def run(self) -> Path:
         return self.base / "run"
+
+    @property
+    def log_id(self) -> str:
+        """As the state directory's mark has it; empty before the first start and after `purge`."""
+        mark = self.data / "owner.json"
+        found = str(json.loads(mark.read_text())["log_id"]) if mark.exists() else ""
+        self.log_ids |= {found} - {""}
+        return found
+
+    def netns(self, sandbox_id: str) -> str:
+        """Where the network of a sandbox is pinned."""
+        return f"{NETNS}/daybook-{self.log_id[:12]}-{sandbox_id}"
+
+    def pins(self) -> list[str]:
+        """Everything that bears the name of a log of this machine in the directory of network namespaces."""
+        assert self.log_id in {"", *self.log_ids}
+        names = os.listdir(NETNS) if os.path.isdir(NETNS) else []
+        return [
+            f"{NETNS}/{name}" for name in names if name.startswith(tuple(f"daybook-{i[:12]}-" for i in self.log_ids))
+        ]
 
     @property
     def log_directory(self) -> Path:
@@ -268,6 +292,7 @@ class Machine:
 
     def command(self, *words: str, seconds: float = 30) -> "subprocess.CompletedProcess[str]":
         """One of our own commands with this configuration: `command("purge", "--yes")`."""
+        assert self.log_id in {"", *self.log_ids}, "remembered, as `purge` may take the mark away"
         argv = [sys.executable, "-m", "service.main", words[0], "--config", str(self.config_file), *words[1:]]
         return subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, timeout=seconds)
 
@@ -351,7 +376,7 @@ class Machine:
         if pulls.is_dir():
             found += [p for p in pulls.iterdir() if len(p.name) == 32]
             found += [p for name in ("names", "synced") if (pulls / name).is_dir() for p in (pulls / name).iterdir()]
-        return tuple(sorted(str(p.relative_to(self.base)) for p in found))
+        return tuple(sorted([*(str(p.relative_to(self.base)) for p in found), *self.pins()]))
 
     def await_clean(self, before: Inventory | None = None, seconds: float = 10.0) -> None:
         """Fails where more than `before` is left after a while: the daemon cleans up in the background."""
@@ -385,6 +410,9 @@ class Machine:
                 with contextlib.suppress(OSError):
                     os.rmdir(path)
             time.sleep(0.01)
+        for pin in self.pins():
+            netns.unpin(pin)
+        as_found()
         shutil.rmtree(self.base, ignore_errors=True)
         for hierarchy in Path("/sys/fs/cgroup").iterdir():
             for name in ("daybook/monitors", "daybook"):

@@ -105,6 +105,9 @@ class FakeApi:
     def secrets(self, name: str) -> ContainerSecrets | SandboxSecrets | None:
         return self.kept.get(name)
 
+    async def netns(self, sandbox_id: str) -> str:
+        return f"/fake/netns/{sandbox_id}"
+
     def health(self) -> FakeHealth:
         return self.shown
 

@@ -7,9 +7,24 @@ from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from adapters.oci import kernel
+from adapters.oci.layout import NETNS, SandboxPaths
 
 T = TypeVar("T")
 KINDS = ("net", "uts", "ipc", "pid")
+PINS = os.path.realpath(NETNS)
+FOUND = (os.path.isdir(PINS), kernel.mounts_at(PINS))
+"""Whether the machine has the directory of network namespaces, and how many mounts at it, before the first test."""
+
+
+def as_found() -> None:
+    """Takes back what the first pin made of the directory, once nobody has a pin there."""
+    there, mounts = FOUND
+    if not os.path.isdir(PINS) or os.listdir(PINS):
+        return
+    for _ in range(kernel.mounts_at(PINS) - mounts):
+        kernel.unmount(PINS, kernel.MNT_DETACH)
+    if not there:
+        os.rmdir(PINS)
 
 
 def held() -> set[int]:
@@ -24,9 +39,12 @@ def held() -> set[int]:
     return found | {inode for _, _, inode in _mounted()}
 
 
-def pins(directory: str) -> dict[str, int]:
-    """Kind -> inode of each namespace pinned below a directory."""
-    return {kind: inode for point, kind, inode in _mounted() if point.startswith(f"{directory}/")}
+def pins(paths: SandboxPaths) -> dict[str, int]:
+    """Kind -> inode of each namespace pinned for a sandbox. Each is mounted once."""
+    net = f"{PINS}/{os.path.basename(paths.net)}"
+    found = [(kind, inode) for point, kind, inode in _mounted() if point == net or point.startswith(f"{paths.run}/")]
+    assert len(dict(found)) == len(found), found
+    return dict(found)
 
 
 def _mounted() -> Iterator[tuple[str, str, int]]:
@@ -47,11 +65,7 @@ def inside(path: str) -> Iterator[Callable[[Callable[[], Any]], Any]]:
 
         def work() -> None:
             try:
-                fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-                try:
-                    kernel._checked(kernel._libc.setns(fd, kernel.CLONE_NEWNET), path)
-                finally:
-                    os.close(fd)
+                kernel.enter(path, kernel.CLONE_NEWNET)
                 out.append((function(), None))
             except BaseException as error:
                 out.append((None, error))

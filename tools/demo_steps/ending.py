@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from tools.demo_steps import outside
 from tools.demo_steps.ground import remove_links, remove_rules
-from tools.demo_steps.outside import Seen
+from tools.demo_steps.outside import NETNS, Seen
 from tools.demo_steps.saying import Wrong
 from tools.demo_steps.stage import Stage
 
@@ -42,6 +42,10 @@ def force(stage: Stage) -> None:
     left = stage.ours()
     for mount in sorted((line.split(" ")[0] for line in left["mounts"] if " in mnt:" not in line), reverse=True):
         subprocess.run(["umount", "--lazy", mount], capture_output=True)
+    for file in left["files"]:
+        if file.startswith(f"{NETNS}/"):
+            with contextlib.suppress(OSError):
+                os.unlink(file)
     remove_rules(left["rules"])
     remove_links(line.split(" ")[0] for line in left["links"])
     remove_cgroups(sorted(left["cgroups"]))

@@ -1,21 +1,24 @@
 """The demo's own pod network: a subnet that nobody uses, a bridge of its own, Debian's CNI plugins; and its removal.
 
 The plugins leave three things behind, as they do everywhere: the bridge, portmap's chains for the whole machine, and
-forwarding switched on. What was not there before, the demo removes or switches back.
+forwarding switched on; the daemon a shared mount of the directory of network namespaces, as `ip netns` does. What was
+not there before, the demo removes or switches back.
 """
 
 import contextlib
 import ipaddress
 import json
+import os
 import random
 import socket
+import subprocess
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Network
 from pathlib import Path
 from typing import Any
 
-from tools.demo_steps.outside import SHARED_CHAINS, Seen, command, ip, look, newer
+from tools.demo_steps.outside import NETNS, SHARED_CHAINS, Seen, command, ip, look, newer
 from tools.demo_steps.saying import Wrong
 
 PLUGINS = ("bridge", "host-local", "portmap")
@@ -106,7 +109,8 @@ class Machine:
 
     def restore(self, ground: Ground) -> list[str]:
         """Says what it did. A step that is not possible is left out: others have come to need it."""
-        return [*_remove_bridge(ground), *self._remove_shared_chains(), *self._forward_as_before()]
+        bridge = _remove_bridge(ground)
+        return [*bridge, *self._remove_shared_chains(), *self._forward_as_before(), *self._unshare_pins()]
 
     def _remove_shared_chains(self) -> list[str]:
         """In one transaction for all three, which fails as a whole where another pod has come to use them."""
@@ -119,6 +123,18 @@ class Machine:
         lines += [f"-F {chain}" for chain in SHARED_CHAINS[1:]]
         lines += [f"-X {chain}" for chain in SHARED_CHAINS]
         return ["portmap's three chains"] if _apply("ip", "nat", lines) else []
+
+    def _unshare_pins(self) -> list[str]:
+        """The directory of network namespaces, unless others have pinned one there."""
+        if not os.path.isdir(NETNS) or os.listdir(NETNS):
+            return []
+        came = [line for line in newer(look(["mounts"]), self.seen)["mounts"] if line.startswith(f"{NETNS} ")]
+        for _ in came:
+            subprocess.run(["umount", NETNS], capture_output=True)
+        if NETNS in newer(look(["files"]), self.seen)["files"]:
+            with contextlib.suppress(OSError):
+                os.rmdir(NETNS)
+        return [f"the shared mount of {NETNS}"] if came else []
 
     def _forward_as_before(self) -> list[str]:
         if FORWARDING.read_text() == self.forwarding or any(newer(look(["links"]), self.seen).values()):

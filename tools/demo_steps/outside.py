@@ -28,8 +28,11 @@ ID = re.compile(r"[0-9a-f]{64}")
 SHARED_CHAINS = ("CNI-HOSTPORT-DNAT", "CNI-HOSTPORT-SETMARK", "CNI-HOSTPORT-MASQ")
 """portmap makes them once for the whole machine and never removes them (its source, chain.go: no teardown)."""
 
+NETNS = "/run/netns"
+"""Everybody's: who pins a network there first makes it a shared mount of itself."""
+
 PLACES = (
-    "/tmp", "/var/tmp", "/dev/shm", "/run", "/run/lock", "/run/netns", "/run/cni", "/run/runc", "/run/containers",
+    "/tmp", "/var/tmp", "/dev/shm", "/run", "/run/lock", NETNS, "/run/cni", "/run/runc", "/run/containers",
     "/var/lib", "/var/lib/cni", "/var/lib/cni/networks", "/var/lib/cni/results", "/var/lib/containers", "/etc/cni",
     "/etc/cni/net.d",
 )  # fmt: skip

@@ -316,7 +316,9 @@ def nothing_left(stage: Stage) -> None:
     check(not hanging, f"no link is on bridge {stage.ground.bridge} any more", "; ".join(hanging))
     ending.remove_cgroups([path for path in outside.look(["cgroups"])["cgroups"] if path.endswith(f"/{stage.name}")])
     restored = stage.machine.restore(stage.ground)
-    note(f"what CNI's plugins leave on every machine, the demo removes itself: {listed(restored) or 'nothing'}")
+    note(
+        f"what CNI's plugins and pins leave on every machine, the demo removes itself: {listed(restored) or 'nothing'}"
+    )
     own, left = stage.own_cgroups(ending.GONE_S), settled(stage)
     for kind, lines in stage.during.items():
         check(

@@ -3,7 +3,7 @@
 import pytest
 
 from domain.errors import InvalidRequest
-from domain.sysctls import IPC, NETWORK_DEFAULTS, SYSCTLS_MAX, VALUE_MAX, parts_of, settings
+from domain.sysctls import IPC, NETWORK_DEFAULTS, SYSCTLS_MAX, VALUE_MAX, parts_of, settings, split
 
 
 @pytest.mark.parametrize(
@@ -97,3 +97,50 @@ def test_one_parameter_by_two_names() -> None:
 def test_their_number_is_bounded() -> None:
     with pytest.raises(InvalidRequest, match=f"more than {SYSCTLS_MAX}"):
         settings({f"net.ipv4.x{i}": "1" for i in range(SYSCTLS_MAX + 1)}, True, True)
+
+
+@pytest.mark.parametrize(
+    ("name", "interface"),
+    [
+        ("net.ipv4.conf.eth0.arp_ignore", "eth0"),
+        ("net.ipv6.conf.eth0.accept_ra", "eth0"),
+        ("net.ipv6.conf.eth0.disable_ipv6", "eth0"),
+        ("net.ipv4.neigh.eth0.gc_stale_time", "eth0"),
+        ("net.ipv6.neigh.net1.retrans_time_ms", "net1"),
+        ("net.mpls.conf.eth0.input", "eth0"),
+        ("net/ipv4/conf/eth0.100/forwarding", "eth0.100"),
+        ("net.ipv4.conf.eth0/100.forwarding", "eth0.100"),
+        ("net.ipv4.conf.all.arp_ignore", ""),
+        ("net.ipv4.conf.default.arp_ignore", ""),
+        ("net.ipv6.conf.all.disable_ipv6", ""),
+        ("net.ipv6.conf.default.disable_ipv6", ""),
+        ("net.ipv6.conf.lo.disable_ipv6", ""),
+        ("net.ipv4.neigh.default.gc_thresh1", ""),
+        ("net.ipv4.ip_forward", ""),
+        ("net.core.somaxconn", ""),
+        ("net.ipv4.conf.eth0", ""),
+        ("kernel.shm_rmid_forced", ""),
+    ],
+)
+def test_what_is_about_one_interface_comes_later(name: str, interface: str) -> None:
+    one = settings({name: "1"}, True, True)[-1]
+    assert one.interface == interface
+    now, later = split((one,))
+    assert (now, later) == (((), (one,)) if interface else ((one,), ()))
+
+
+def test_the_more_general_comes_first() -> None:
+    """The kernel writes `ip_forward` over every interface's forwarding, and `all` over the default's."""
+    names = [
+        "net.ipv4.ip_forward",
+        "net.ipv4.conf.all.forwarding",
+        "net.ipv4.conf.default.forwarding",
+        "net.ipv4.conf.lo.forwarding",
+    ]
+    given = settings(dict.fromkeys(sorted(names), "1"), True, True)
+    assert [one.name for one in given if one.asked] == names
+
+
+def test_one_of_an_interface_would_change_the_host_too() -> None:
+    with pytest.raises(InvalidRequest, match=r"sysctl 'net.ipv4.conf.eth0.arp_ignore' would change the host"):
+        settings({"net.ipv4.conf.eth0.arp_ignore": "1"}, False, True)

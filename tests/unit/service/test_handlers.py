@@ -459,6 +459,30 @@ async def test_annotations_that_are_held_back_reach_the_plugins() -> None:
     assert seen == {"short": "1", **HELD_BACK.annotations}
 
 
+OF_ETH0 = "net.ipv4.conf.eth0.arp_ignore"
+
+
+@virtual
+async def test_sysctls_of_the_pods_interfaces_come_after_its_network() -> None:
+    table = Bench(Desk().put(b.BOX_KEY, b.run_requested(sysctls={OF_ETH0: "1", "net.ipv4.conf.all.arp_ignore": "2"})))
+    seen: list[dict[tuple[str, ...], str]] = []
+    table.world.at("net.add.linked", lambda: seen.append(dict(table.world.pods[b.BOX].sysctls)))
+    await table.do(f.SetUpSandbox(b.BOX))
+    (before,), after = seen, table.world.pods[b.BOX].sysctls
+    assert ("net", "ipv4", "conf", "all", "arp_ignore") in before
+    assert set(after) - set(before) == {("net", "ipv4", "conf", "eth0", "arp_ignore")}
+
+
+@virtual
+async def test_a_sysctl_of_an_interface_that_never_came_fails_the_run_and_the_network_is_released() -> None:
+    desk = Desk().put(b.BOX_KEY, b.run_requested(sysctls={OF_ETH0.replace("eth0", "net1"): "1"}))
+    table = Bench(desk)
+    why = "sysctl net.ipv4.conf.net1.arp_ignore: the pod has no interface net1 after its network was added"
+    assert await table.do(f.SetUpSandbox(b.BOX)) == [c.RecordRunFailed(b.BOX, "NetworkFailed", why)]
+    assert await table.do(f.ReleaseNetwork(b.BOX)) == [c.RecordNetworkReleased(b.BOX)]
+    assert not table.net.leftovers()
+
+
 @pytest.mark.parametrize("fails", [RELEASE_TRIES - 1, RELEASE_TRIES])
 @virtual
 async def test_a_release_is_tried_to_its_bound_and_then_a_leak(fails: int) -> None:

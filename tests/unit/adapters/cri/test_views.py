@@ -248,13 +248,16 @@ def test_user_of_an_image_is_one_of_both(user: str, uid: int | None, username: s
     assert made.HasField("uid") != bool(made.username)
 
 
+NETNS = "/var/run/netns/of-the-pod"
+
+
 def infos() -> dict[str, Any]:
     node = Node()
     node.sandboxes[READY.id], node.containers[RUNNING.id] = READY, RUNNING
     node.images = {i.reference: i for i in known_as("docker.io/library/b:1")}
     return {
         "container": info.container(node, RUNNING),
-        "sandbox": info.sandbox(node, READY),
+        "sandbox": info.sandbox(node, READY, NETNS),
         "image": info.image(node, held()),
     }
 
@@ -273,4 +276,33 @@ def test_info_is_one_json_text() -> None:
 
 
 def test_a_cni_result_that_is_not_json_is_text() -> None:
-    assert '"cniResult": "oops"' in info.sandbox(Node(), replace(READY, network="oops"))["info"]
+    assert '"cniResult": "oops"' in info.sandbox(Node(), replace(READY, network="oops"), "")["info"]
+
+
+def of_pod(known: Any, netns: str, *containers: Any) -> Any:
+    node = Node()
+    node.sandboxes[known.id] = known
+    for each in containers:
+        node.containers[each.id] = each
+        node._pods.setdefault(known.id, {})[each.id] = None
+    return json.loads(info.sandbox(node, known, netns)["info"])
+
+
+def test_agents_find_the_network_of_a_pod() -> None:
+    own = replace(READY, infra=None, config=replace(READY.config, namespaces=d.NamespaceOptions(d.NamespaceMode.POD)))
+    told = of_pod(own, NETNS)
+    assert (told["pid"], told["netns"], told["netNamespaceClosed"]) == (0, NETNS, False)
+    assert told["runtimeSpec"]["linux"]["namespaces"] == [{"type": "network", "path": NETNS}]
+    assert of_pod(own, "")["netNamespaceClosed"] is True
+    hosts = of_pod(replace(own, config=replace(own.config, namespaces=d.NamespaceOptions(d.NamespaceMode.NODE))), "")
+    assert hosts["runtimeSpec"]["linux"]["namespaces"] == [] and hosts["netNamespaceClosed"] is False
+
+
+def test_the_pid_of_a_pod_is_of_a_process_in_it() -> None:
+    ended = replace(RUNNING, id="a" * 64, state=ContainerState.EXITED, created_at=1)
+    older = replace(RUNNING, id="b" * 64, init=replace(RUNNING.init, pid=78), created_at=2)
+    newer = replace(RUNNING, created_at=3)
+    pod = replace(READY, infra=None)
+    assert of_pod(pod, NETNS, ended, older, newer)["pid"] == 78
+    assert of_pod(pod, NETNS, ended)["pid"] == 0
+    assert of_pod(replace(READY, infra=replace(RUNNING.init, pid=9)), NETNS, older)["pid"] == 9

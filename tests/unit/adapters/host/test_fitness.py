@@ -1,6 +1,9 @@
+import os
 from pathlib import Path
 
-from adapters.host.fitness import FAIL, OK, WARN, Fact, facts, network, version_of
+import pytest
+
+from adapters.host.fitness import FAIL, OK, WARN, Fact, facts, network, pins, version_of
 
 PROGRAMS = {"OCI runtime": "true", "monitor": "no-such-program"}
 
@@ -47,3 +50,30 @@ def test_what_root_will_run_must_not_be_writable_by_others(tmp_path: Path) -> No
     told = list(network("pods", "", [tmp_path / "bin", tmp_path / "none"]))
     assert (told[0].level, told[0].found) == (OK, "pods")
     assert (told[-1].level, told[-1].remedy) == (FAIL, f"chmod go-w {tmp_path / 'bin'}")
+
+
+def test_where_network_namespaces_are_pinned(tmp_path: Path) -> None:
+    (tmp_path / "there").mkdir()
+    (tmp_path / "link").symlink_to("there")
+    (tmp_path / "to come").symlink_to("later/on")
+    for name, found in (
+        ("there", "there"),
+        ("link", "there"),
+        ("none/at/all", "will be made"),
+        ("to come", "will be made"),
+    ):
+        told = pins(tmp_path / name)
+        assert (told.level, told.what, told.found, told.remedy) == (OK, f"{tmp_path}/{name}", found, "")
+    (tmp_path / "file").touch()
+    (tmp_path / "loop").symlink_to("loop")
+    for name in ("file", "file/below", "loop"):
+        told = pins(tmp_path / name)
+        assert told.level == FAIL and "is no directory" in told.found and "move" in told.remedy
+
+
+def test_a_read_only_place_for_pins_is_told_with_its_remedy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sealed = os.statvfs_result((4096, 4096, 1, 1, 1, 1, 1, 1, os.ST_RDONLY, 255))
+    monkeypatch.setattr(os, "statvfs", lambda path: sealed)
+    told = pins(tmp_path / "netns")
+    assert (told.level, told.found) == (FAIL, f"{tmp_path} is read-only") and "remount,rw" in told.remedy
+    assert list(tmp_path.iterdir()) == []

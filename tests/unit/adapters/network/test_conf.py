@@ -69,17 +69,42 @@ def test_missing_plugins_are_told_and_do_not_pass_the_pods_on(tmp_path: Path) ->
     put(
         tmp_path,
         "1.conflist",
-        network(plugins=[{"type": "bridge", "ipam": {"type": "host-local"}}, {"type": "tuning"}]),
+        network(plugins=[{"type": "bridge"}, {"type": "tuning"}, {"type": "firewall"}]),
     )
     put(tmp_path, "2.conflist", network(name="other"))
     put(bin_dir, "tuning", "").chmod(0o644)
     put(bin_dir, "bridge", "").chmod(0o755)
     loaded = load(str(tmp_path), [str(tmp_path / "none"), str(bin_dir)])
     assert loaded.network is not None and loaded.network.name == "pods"
-    assert loaded.problem == f"network pods: CNI plugins host-local, tuning not found in {tmp_path}/none, {bin_dir}"
-    for name in ("host-local", "tuning"):
+    assert loaded.problem == f"network pods: CNI plugins firewall, tuning not found in {tmp_path}/none, {bin_dir}"
+    for name in ("firewall", "tuning"):
         put(bin_dir, name, "").chmod(0o755)
     assert load(str(tmp_path), [str(bin_dir)]).problem == ""
+
+
+@pytest.mark.parametrize(
+    "ipam",
+    [
+        {"type": "azure-vnet-ipam"},
+        {"type": "antrea"},
+        {"type": "host-local"},
+        {"type": ""},
+        {"type": "../bridge"},
+        {"type": 7},
+        {"type": {"of": "mine"}},
+        {},
+        [],
+        "static",
+        None,
+    ],
+    ids=str,
+)
+def test_what_ipam_means_is_its_plugins_business(tmp_path: Path, ipam: object) -> None:
+    """Some address managers are plugins, some are words that only their plugin knows."""
+    put(tmp_path, "1.conflist", network(plugins=[{"type": "mine", "ipam": ipam}]))
+    put(tmp_path / "bin", "mine", "").chmod(0o755)
+    loaded = load(str(tmp_path), [str(tmp_path / "bin")])
+    assert (loaded.problem, loaded.skipped) == ("", ())
 
 
 @pytest.mark.parametrize(
@@ -200,5 +225,5 @@ def test_names_and_strings_that_are_not_unicode_can_be_told(tmp_path: Path) -> N
         Path(os.fsdecode(os.fsencode(tmp_path) + b"/" + name)).write_text(json.dumps(value))
     found = load(str(tmp_path), [])
     assert found.problem.encode().isascii() and found.problem.isprintable() and "?.conflist" in found.problem
-    put(tmp_path, "00.conflist", network(plugins=[{"type": "a", "ipam": {"type": "\ud800"}}]))
+    put(tmp_path, "00.conflist", network(plugins=[{"type": "a"}, {"type": "\ud800"}]))
     assert "CNI plugins a, ? not found" in load(str(tmp_path), []).problem

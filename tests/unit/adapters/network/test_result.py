@@ -5,7 +5,16 @@ from typing import Any
 
 import pytest
 
-from adapters.network.result import BadResult, addresses, attached, error_of, in_version, parse, preferred
+from adapters.network.result import (
+    BadResult,
+    addresses,
+    attached,
+    error_of,
+    in_version,
+    parse,
+    preferred,
+    without_hosts_addresses,
+)
 
 INTERFACES = [
     {"name": "br0"},
@@ -97,3 +106,22 @@ def test_errors() -> None:
     assert error_of(b'{"code": 7, "msg": "bad", "details": "very"}') == "bad; very (code 7)"
     assert error_of(b'{"msg": "bad", "details": 3, "code": "x"}') == "bad"
     assert error_of(b'{"code": 7}') == error_of(b"panic") == error_of(b"") == ""
+
+
+@pytest.mark.parametrize(
+    "interfaces", [None, "x", {}, [], [1, None, "x"], [{"name": "eth0", "sandbox": "/n", "mac": "m"}]]
+)
+def test_what_has_no_hardware_address_on_the_host(interfaces: object) -> None:
+    given = {"interfaces": interfaces, "ips": []}
+    assert without_hosts_addresses(given) == given
+    assert without_hosts_addresses({"ips": []}) == {"ips": []}
+
+
+def test_hardware_addresses_on_the_host_are_left_out() -> None:
+    pods = {"name": "eth0", "mac": "02:01", "sandbox": "/var/run/netns/x"}
+    given = {
+        "interfaces": [{"name": "br0", "mac": "02:02", "mtu": 1500}, pods, {"name": "v", "mac": "m", "sandbox": ""}]
+    }
+    eased = without_hosts_addresses(given)
+    assert eased == {"interfaces": [{"name": "br0", "mtu": 1500}, pods, {"name": "v", "sandbox": ""}]}
+    assert given["interfaces"][0]["mac"] == "02:02"

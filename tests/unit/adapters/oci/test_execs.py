@@ -16,7 +16,7 @@ CON = "c" * 64
 def layout(tmp_path: Path) -> Layout:
     (tmp_path / "d/containers" / CON).mkdir(parents=True)
     (tmp_path / "r/execs").mkdir(parents=True)
-    return Layout(str(tmp_path / "d"), str(tmp_path / "r"))
+    return Layout(str(tmp_path / "d"), str(tmp_path / "r"), "0" * 32)
 
 
 def test_the_containers_own_process_with_other_arguments(layout: Layout) -> None:
