@@ -113,12 +113,12 @@ def daybook(release: int) -> Root:
 
 def suite(release: int) -> Root:
     """Daybook, and the packages and the virtual environment (/opt/suite) of its test suite. Raises BuildFailed."""
-    files = {f"/usr/src/locks/{name}": data for name, data in checkout().items() if name == SUITE_LOCK}
+    files = {f"/usr/src/{SUITE_LOCK}": checkout()[SUITE_LOCK]}
     lines = (
         f"apt-get install --no-install-recommends {' '.join(SUITE_PACKAGES)}",
         "apt-get clean",
         "python3 -m venv /opt/suite",
-        f"/opt/suite/bin/pip install --require-hashes --no-deps -r /usr/src/locks/{SUITE_LOCK}",
+        f"/opt/suite/bin/pip install --require-hashes --no-deps -r /usr/src/{SUITE_LOCK}",
     )
     return above(packages(release), f"debian{release}-suite", lines, files)
 

@@ -14,7 +14,7 @@ from tests.support.limits import SLOWNESS
 
 CONFIG = Path("/etc/daybook/config.toml")
 UNIT = "daybook.service"
-SOCKET = "/run/daybook/daybook.sock"
+SOCKETS = "/run/daybook/daybook.sock", "/run/daybook/admin.sock"
 LOG = Path("/var/log/daybook.log")
 CHANGE_S = 60.0 * SLOWNESS
 DEFAULT_DRIVER = "cgroupfs"
@@ -22,23 +22,13 @@ DEFAULT_DRIVER = "cgroupfs"
 
 class Daemon(Protocol):
     socket: str
+    admin: str
 
     def configure(self, driver: str) -> None: ...
     def restart(self) -> None: ...
     def kill9(self) -> None: ...
-    def command(self, *words: str) -> str: ...
     def said(self) -> str: ...
     def end(self) -> None: ...
-
-
-def command(*words: str) -> str:
-    """One of Daybook's commands, as it is on the PATH. Raises CalledProcessError with what it said."""
-    done = subprocess.run(
-        ["daybook", *words], stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=CHANGE_S
-    )
-    if done.returncode:
-        raise subprocess.SubprocessError(f"daybook {' '.join(words)}: {done.returncode}: {done.stdout}{done.stderr}")
-    return done.stdout
 
 
 def written(driver: str) -> bool:
@@ -54,8 +44,7 @@ def written(driver: str) -> bool:
 class UnitDaemon:
     """The unit as README has it installed."""
 
-    socket = SOCKET
-    command = staticmethod(command)
+    socket, admin = SOCKETS
 
     def configure(self, driver: str) -> None:
         if written(driver):
@@ -92,8 +81,7 @@ class UnitDaemon:
 class ChildDaemon:
     """Where no systemd runs: `daybook serve`, started again by hand."""
 
-    socket = SOCKET
-    command = staticmethod(command)
+    socket, admin = SOCKETS
 
     def __init__(self) -> None:
         self._child: subprocess.Popen[bytes] | None = None

@@ -107,7 +107,7 @@ class Life:
 
     def an_image_is_loaded(self) -> None:
         layout = make_oci_layout(self.scratch / "layout")
-        self.daemon.command("load", str(layout.path), IMAGE)
+        client.load(self.daemon.admin, f"oci:{layout.path}:latest", IMAGE)
         need(self.call("ListImages").images[0].id == layout.image_id, "the image has another id than its configuration")
 
     def a_pod_gets_an_address(self) -> None:
@@ -176,7 +176,7 @@ class Life:
         need(self.pod_id[:12] not in rules and self.address not in rules, f"rules are left: {rules}")
 
     def the_log_is_whole(self) -> None:
-        self.daemon.command("replay", "check")
+        run("daybook", "replay", "check")
 
     # --- what they are made of -----------------------------------------------------------------------------------
 
