@@ -15,7 +15,7 @@ CON = "c" * 64
 
 @pytest.fixture
 def paths(tmp_path: Path) -> ExecPaths:
-    made = Layout(str(tmp_path / "d"), str(tmp_path / "r")).exec(CON, "abcd-1")
+    made = Layout(str(tmp_path / "d"), str(tmp_path / "r"), "0" * 32).exec(CON, "abcd-1")
     os.makedirs(made.directory)
     return made
 
