@@ -228,7 +228,8 @@ def test_a_stop_signal_in_any_case(m: Machine, signal: str) -> None:
     reference = image(m, f"stops-{signal.lower()}", {"StopSignal": signal})
     pod = Pod(m, f"stops-{signal.lower()}").run()
     pod.create(
-        "trap 'exit 33' USR1; trap 'exit 44' TERM; touch /shared/up; while :; do sleep 0.05; done", image=reference
+        "trap 'exit 33' USR1; trap 'exit 44' TERM; touch /shared/up; while :; do sleep 0.05 & wait $!; done",
+        image=reference,
     )
     pod.start()
     until((pod.shared / "up").exists)
