@@ -292,13 +292,15 @@ async def test_a_helper_that_holds_the_output_ends_and_the_others_live_on(lab: L
 async def test_a_hook_that_does_not_come_to_its_own_end_leaves_nothing(lab: Lab) -> None:
     container = await lab.running(IDLE)
     before, tasks = members(container), lab.tasks()
-    work = asyncio.ensure_future(tasks.exec_sync(container, ("/bin/sh", "-c", f"{HELPER} sleep 600"), NONE, keep=True))
+    work = asyncio.ensure_future(
+        tasks.exec_sync(container, ("/bin/sh", "-c", f"{HELPER} sleep 600; true"), NONE, keep=True)
+    )
     await until(lambda: len(members(container)) >= len(before) + 3)
     work.cancel()
     await asyncio.wait([work])
     nothing_left(lab, container, before)
     with pytest.raises(TimedOut):
-        await tasks.exec_sync(container, ("/bin/sh", "-c", f"{HELPER} sleep 600"), SHORT_S, keep=True)
+        await tasks.exec_sync(container, ("/bin/sh", "-c", f"{HELPER} sleep 600; true"), SHORT_S, keep=True)
     nothing_left(lab, container, before)
 
 
