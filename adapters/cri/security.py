@@ -142,7 +142,7 @@ def _seccomp(asked: Any) -> SecurityProfile | None:
 
 
 def _profile(field: str, asked: Any) -> SecurityProfile | None:
-    """Absent is unconfined; present but empty is the runtime's default."""
+    """Absent is None, which means what it means for that field; present but empty is the runtime's default."""
     if not asked.HasField(field):
         return None
     given = getattr(asked, field)

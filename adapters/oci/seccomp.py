@@ -42,6 +42,8 @@ MACHINES = {
 }
 """`uname -m` -> the name in conditions of profiles, libseccomp's own name, those whose programs run here as well."""
 
+EPERM = 1
+"""What ERRNO means without a number."""
 KERNEL = re.compile(r"(\d+)\.(\d+)")
 
 
@@ -108,7 +110,7 @@ def convert(
         out["architectures"] = architectures
     if profile.flags:
         out["flags"] = list(profile.flags)
-    out["syscalls"] = [_rule(rule) for rule in rules]
+    out["syscalls"] = [_rule(rule) for rule in rules if not _says_the_default(rule, profile)]
     return out
 
 
@@ -130,6 +132,12 @@ def _applies(rule: Rule, capabilities: Collection[str], arch: str, kernel: tuple
     if includes.kernel is not None and kernel < includes.kernel:
         return False
     return not (excludes.kernel is not None and kernel >= excludes.kernel)
+
+
+def _says_the_default(rule: Rule, profile: Profile) -> bool:
+    """runc leaves such a rule out, libseccomp refuses it (EACCES)."""
+    mine, its = (EPERM if number is None else number for number in (rule.errno, profile.default_errno))
+    return rule.action == profile.default and (rule.action != ERRNO or mine == its)
 
 
 def _rule(rule: Rule) -> dict[str, Any]:

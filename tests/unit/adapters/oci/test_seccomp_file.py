@@ -196,7 +196,13 @@ def test_a_profile_that_starts_nothing_says_so() -> None:
 def test_of_two_rules_without_conditions_the_stricter_counts() -> None:
     allowed = {"names": ["execve", "mkdir"], "action": "SCMP_ACT_ALLOW"}
     assert converted(allowed, BLOCKED)["syscalls"][0]["names"] == ["execve"]
-    assert converted(BLOCKED, allowed)["syscalls"][1]["names"] == ["execve"]
+    assert converted(BLOCKED, allowed)["syscalls"][0]["names"] == ["execve"]
+
+
+def test_a_rule_that_says_the_default_is_left_out_like_runc_does() -> None:
+    allowed = {"names": ["execve"], "action": "SCMP_ACT_ALLOW"}
+    for errno, kept in ((None, 1), (1, 1), (0, 2), (38, 2)):
+        assert len(converted(allowed, {**BLOCKED, "errnoRet": errno})["syscalls"]) == kept
 
 
 def test_a_condition_that_a_laxer_rule_would_swallow_is_refused() -> None:
