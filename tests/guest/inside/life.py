@@ -26,7 +26,7 @@ import grpc
 from adapters.cri import client
 from proto import api_pb2 as pb
 from tests.guest.inside.daemons import ChildDaemon, Daemon, UnitDaemon
-from tests.support.inventory import NOTHING, inventory
+from tests.support.inventory import NOTHING, Inventory, inventory
 from tests.support.limits import SLOWNESS
 from tests.support.oci_layout import make_oci_layout
 
@@ -168,8 +168,8 @@ class Life:
         self.call("RemovePodSandbox", pod_sandbox_id=self.pod_id)
         self.call("RemoveImage", image=pb.ImageSpec(image=IMAGE))
         need(not self.call("ListPodSandbox").items and not self.call("ListContainers").containers, "still listed")
-        until(lambda: inventory(self.seen) == NOTHING, "clean")
-        need(inventory(self.seen) == NOTHING, f"left: {inventory(self.seen)}")
+        left = self.left_over()
+        need(left == NOTHING, f"left: {left}")
         need(links() == {"lo", BRIDGE}, f"links are left: {links()}")
         need(self.address not in os.listdir("/var/lib/cni/networks/life"), f"{self.address} is still taken")
         rules = run("iptables-save")
@@ -229,6 +229,13 @@ class Life:
             pb.Mount(container_path="/var/run/secrets/token", host_path=str(token), readonly=True),
             pb.Mount(container_path="/scratch", host_path=str(bound)),
         ]
+
+    def left_over(self) -> Inventory:
+        """Looked for until nothing is left: the daemon cleans up in the background."""
+        end = time.monotonic() + WAIT_S
+        while (left := inventory(self.seen)) != NOTHING and time.monotonic() < end:
+            time.sleep(POLL_S)
+        return left
 
     def exec(self, shell: str) -> Any:
         return self.call("ExecSync", container_id=self.app_id, cmd=["sh", "-c", shell], timeout=int(CALL_S))
