@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from adapters import children
 from adapters.oci import capabilities, cgroups, devices, mounts, resources, seccomp
 from domain.config import ContainerConfig, ContainerSecrets, NamespaceMode, ProfileType, SandboxConfig
 from domain.container import Container
@@ -56,6 +57,8 @@ class Host:
     recursive_read_only: bool = True
     oom_score_floor: int = -1000
     """Lower than this the daemon itself may not go (it lacks CAP_SYS_RESOURCE): runc would fail."""
+    open_files: int = 1 << 20
+    """The daemon's own hard limit of open files, which is the containers' too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,7 +184,17 @@ def _process(
         "capabilities": capabilities.sets(given),
         "noNewPrivileges": security.no_new_privs,
         "oomScoreAdj": max(host.oom_score_floor, min(1000, score)),
+        "rlimits": limits(host),
     }
+
+
+def limits(host: Host) -> list[dict[str, Any]]:
+    """Of open files alone, see `adapters.children`; the CRI has no word for limits, so the rest is the daemon's unit's.
+
+    Said in the spec because runc's own runtime raises its soft limit, and old ones let the container have that.
+    """
+    soft = children.descriptors(host.open_files)
+    return [{"type": "RLIMIT_NOFILE", "soft": soft, "hard": host.open_files}]
 
 
 def arguments(secrets: ContainerSecrets, image: ImageConfig) -> list[str]:
