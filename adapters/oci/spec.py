@@ -22,6 +22,11 @@ DEFAULT_PATH = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bi
 TYPES = {"net": "network", "uts": "uts", "ipc": "ipc"}
 """Kinds of namespaces as the kernel calls them, and as the spec does."""
 
+UNIT = "daybook.service"
+GRACE = "io.kubernetes.pod.terminationGracePeriod"
+"""The annotation in which the kubelet tells a container's grace, in seconds."""
+
+GRACE_MAX_S = 24 * 3600
 ENV_MAX = 128 * 1024
 """MAX_ARG_STRLEN: the kernel takes no longer string."""
 
@@ -247,7 +252,26 @@ def _annotations(container: Container, sandbox: Sandbox) -> dict[str, str]:
         "io.kubernetes.cri.sandbox-namespace": sandbox.config.namespace,
         "io.kubernetes.cri.sandbox-uid": sandbox.config.uid,
         "io.kubernetes.cri.container-name": container.config.name,
+        **scope_properties(_cgroup(container.id, sandbox), container.config.annotations.get(GRACE, "")),
     }
+
+
+def _cgroup(identifier: str, sandbox: Sandbox) -> str:
+    return cgroups.path_for(sandbox.config.cgroup_parent, identifier)
+
+
+def scope_properties(cgroups_path: str, grace: str) -> dict[str, str]:
+    """What systemd is told of a scope, where the cgroup is one; runc and crun hand on annotations of this name.
+
+    At a shutdown it ends with the grace of its pod and before the daemon, which so records the exit: without default
+    dependencies systemd kills it some time after everything else. A scope that failed does not stay and block its name.
+    """
+    if ":" not in cgroups_path:
+        return {}
+    properties = {"CollectMode": "'inactive-or-failed'", "DefaultDependencies": "true", "After": f"['{UNIT}']"}
+    if grace.isascii() and grace.isdecimal():
+        properties["TimeoutStopUSec"] = f"uint64 {min(int(grace[:9]), GRACE_MAX_S) * 1_000_000}"
+    return {f"org.systemd.property.{name}": value for name, value in properties.items()}
 
 
 def _linux(container: Container, sandbox: Sandbox, facts: Facts, host: Host) -> dict[str, Any]:
@@ -317,9 +341,10 @@ def infra(sandbox: Sandbox, rootfs: str, program: str, pins: Mapping[str, str], 
             "io.kubernetes.cri.sandbox-name": sandbox.config.name,
             "io.kubernetes.cri.sandbox-namespace": sandbox.config.namespace,
             "io.kubernetes.cri.sandbox-uid": sandbox.config.uid,
+            **scope_properties(_cgroup(sandbox.id, sandbox), ""),
         },
         "linux": {
-            "cgroupsPath": cgroups.path_for(sandbox.config.cgroup_parent, sandbox.id),
+            "cgroupsPath": _cgroup(sandbox.id, sandbox),
             "namespaces": own,
             "resources": {"cpu": {"shares": 2}, "devices": devices.rules((), (), False)},
             "maskedPaths": ["/proc/kcore", "/proc/keys", "/proc/timer_list", "/sys/firmware"],
