@@ -67,6 +67,9 @@ class Images:
         False, "Take bearer tokens of requests, though skopeo's command line shows them to every process here."
     )
     pinned: list[str] = key([], "Images that the kubelet must not collect: references, or beginnings of them and a *.")
+    sandbox_image: str = key(
+        "registry.k8s.io/pause:3.10.1", "What kubeadm is told when it asks for the pause image; nothing here uses one."
+    )
     insecure_registries: list[str] = key([], "Registries (host or host:port) without TLS; loopback ones never need it.")
     pulls_at_once: int = key(3, "Pulls at the same time; more wait.")
     progress_timeout_s: int = key(300, "A pull without any progress for this long is ended.")

@@ -218,6 +218,7 @@ def front_end(config: Config, daemon: Daemon, world: World) -> Server:
         systemd=config.runtime.cgroup_driver == "systemd",
         pins=Pins(config.images.pinned, normalise),
         allow_registry_token=config.images.allow_registry_token,
+        sandbox_image=config.images.sandbox_image,
     )
     return serve(daemon, sockets(config), options)
 

@@ -5,6 +5,7 @@ that the README promises.
 """
 
 import ast
+import configparser
 import re
 import subprocess
 import sys
@@ -19,6 +20,8 @@ from packaging.markers import default_environment
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
+
+from adapters.network import conf
 
 ROOT = Path(__file__).resolve().parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
@@ -99,6 +102,36 @@ def test_every_line_of_a_lock_is_understood() -> None:
     for name in (NODE, DEVELOPING):
         rest = ENTRY.sub("", (ROOT / name).read_text()).splitlines()
         assert not [line for line in rest if line.strip() and not line.strip().startswith("#")], name
+
+
+# --- what README has copied ------------------------------------------------------------------------------------------
+
+
+def test_the_starting_network_is_one(tmp_path: Path) -> None:
+    """Without the plugins themselves: whether they are there is `daybook check`'s to say."""
+    (tmp_path / "bin").mkdir()
+    for plugin in ("bridge", "portmap", "host-local"):
+        (tmp_path / "bin" / plugin).write_text("#!/bin/true\n")
+        (tmp_path / "bin" / plugin).chmod(0o755)
+    (tmp_path / "net.d").mkdir()
+    (file,) = (ROOT / "packaging").glob("*.conflist")
+    (tmp_path / "net.d" / file.name).write_text(file.read_text())
+    loaded = conf.load(str(tmp_path / "net.d"), [str(tmp_path / "bin")])
+    assert loaded.network and loaded.network.name == "daybook" and not loaded.problem
+
+
+def test_the_unit_says_what_its_comments_promise() -> None:
+    unit = configparser.ConfigParser(strict=False, interpolation=None, delimiters="=", comment_prefixes="#")
+    unit.optionxform = str  # type: ignore[method-assign,assignment]
+    unit.read(ROOT / "packaging" / "daybook.service")
+    service = unit["Service"]
+    assert unit["Unit"]["StartLimitIntervalSec"] == "0" and service["Restart"] == "always"
+    assert (service["KillMode"], service["Delegate"], service["OOMPolicy"]) == ("process", "yes", "continue")
+    assert service["LimitNOFILE"] == "1024:1048576"
+    private = [
+        key for key in service if key.startswith(("Private", "Protect", "ReadOnly", "Inaccessible", "BindPaths"))
+    ]
+    assert not private, "the daemon's mounts must be the machine's"
 
 
 # --- the wheel -------------------------------------------------------------------------------------------------------
