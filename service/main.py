@@ -82,7 +82,7 @@ def _command(
 
 def _config(given: argparse.Namespace) -> Config:
     path = Path(given.config) if given.config else configuration.DEFAULT_PATH
-    return configuration.load(path, required=bool(given.config))
+    return wiring.read_config(path, required=bool(given.config))
 
 
 # --- serve -----------------------------------------------------------------------------------------------------------
@@ -93,6 +93,7 @@ def serve(given: argparse.Namespace) -> int:
     config = _config(given)
     wiring.set_up_logging(config.daemon.log_level)
     become_parent()
+    wiring.warn_of_own_mounts()
     with wiring.holding(config), wiring.daemons_log(config) as event_log:
         return asyncio.run(serve_on(config, event_log))
 

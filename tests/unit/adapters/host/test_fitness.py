@@ -1,6 +1,24 @@
+import os
+import threading
+from collections.abc import Callable
 from pathlib import Path
 
-from adapters.host.fitness import FAIL, OK, WARN, Fact, facts, network, version_of
+import pytest
+
+from adapters.host import fitness
+from adapters.host.fitness import (
+    FAIL,
+    OK,
+    WARN,
+    Fact,
+    facts,
+    file_system,
+    mount_namespace,
+    network,
+    trial,
+    version_of,
+)
+from domain.errors import StorageFailed
 
 PROGRAMS = {"OCI runtime": "true", "monitor": "no-such-program"}
 
@@ -47,3 +65,68 @@ def test_what_root_will_run_must_not_be_writable_by_others(tmp_path: Path) -> No
     told = list(network("pods", "", [tmp_path / "bin", tmp_path / "none"]))
     assert (told[0].level, told[0].found) == (OK, "pods")
     assert (told[-1].level, told[-1].remedy) == (FAIL, f"chmod go-w {tmp_path / 'bin'}")
+
+
+def raising(error: Exception) -> Callable[[], str]:
+    def attempt() -> str:
+        raise error
+
+    return attempt
+
+
+@pytest.mark.parametrize(
+    ("attempt", "level", "found"),
+    [
+        (lambda: "made", OK, "made"),
+        (raising(OSError(1, "Operation not permitted", "/x")), FAIL, "/x: Operation not permitted"),
+        (raising(OSError("odd")), FAIL, "odd"),
+        (raising(StorageFailed("cannot mount root /x: No such device")), FAIL, "cannot mount root /x: No such device"),
+    ],
+)
+def test_what_is_tried_is_told(attempt: Callable[[], str], level: str, found: str) -> None:
+    told = trial("it", attempt, "do this")
+    assert (told.level, told.what, told.found, told.remedy) == (level, "it", found, "" if level == OK else "do this")
+
+
+def test_a_trial_that_hangs_is_given_up() -> None:
+    never = threading.Event()
+    told = trial("it", lambda: str(never.wait()), "do this", limit_s=0.05)
+    never.set()
+    assert (told.level, told.found) == (FAIL, "no answer within 0.05 s")
+
+
+@pytest.mark.parametrize(
+    ("magic", "level", "name"),
+    [
+        (0xEF53, OK, ""),
+        (0x58465342, OK, ""),
+        (0x9123683E, WARN, "btrfs"),
+        (0x9123683E - (1 << 32), WARN, "btrfs"),
+        (0x2FC12FC1, WARN, "ZFS"),
+        (0xCA451A4E, WARN, "bcachefs"),
+        (0x794C7630, WARN, "overlay"),
+        (0x01021994, WARN, "tmpfs"),
+    ],
+)
+def test_what_a_file_system_cannot_promise_is_told(tmp_path: Path, magic: int, level: str, name: str) -> None:
+    told = file_system(tmp_path / "not" / "there", lambda path: magic)
+    assert told.level == level and name in told.found and str(tmp_path) in told.found
+
+
+@pytest.mark.parametrize(
+    ("links", "daemon", "level", "whose"),
+    [
+        ({"1": "mnt:[1]", "me": "mnt:[1]", "7": "mnt:[1]"}, 7, OK, ""),
+        ({"1": "mnt:[1]", "me": "mnt:[1]", "7": "mnt:[2]"}, 7, FAIL, "daemon (pid 7)"),
+        ({"1": "mnt:[1]", "me": "mnt:[2]"}, 0, FAIL, "this command"),
+        ({"1": "mnt:[1]", "me": "mnt:[1]"}, 7, OK, ""),
+        ({"me": "mnt:[1]"}, 0, OK, ""),
+    ],
+)
+def test_a_daemon_with_mounts_of_its_own_is_told(
+    monkeypatch: pytest.MonkeyPatch, links: dict[str, str], daemon: int, level: str, whose: str
+) -> None:
+    seen = {f"/proc/{os.getpid() if pid == 'me' else pid}/ns/mnt": link for pid, link in links.items()}
+    monkeypatch.setattr(fitness, "_link", lambda path: seen.get(path, ""))
+    told = mount_namespace(daemon)
+    assert told.level == level and whose in told.found
