@@ -5,6 +5,7 @@
 
 import dataclasses
 import json
+import os
 import tomllib
 import typing
 from dataclasses import dataclass, field
@@ -67,6 +68,9 @@ class Images:
         False, "Take bearer tokens of requests, though skopeo's command line shows them to every process here."
     )
     pinned: list[str] = key([], "Images that the kubelet must not collect: references, or beginnings of them and a *.")
+    sandbox_image: str = key(
+        "registry.k8s.io/pause:3.10.1", "What kubeadm is told when it asks for the pause image; nothing here uses one."
+    )
     insecure_registries: list[str] = key([], "Registries (host or host:port) without TLS; loopback ones never need it.")
     pulls_at_once: int = key(3, "Pulls at the same time; more wait.")
     progress_timeout_s: int = key(300, "A pull without any progress for this long is ended.")
@@ -134,13 +138,25 @@ def load(path: Path, required: bool) -> Config:
     except FileNotFoundError:
         if required:
             raise InvalidRequest(f"cannot read configuration {path}: there is no such file") from None
-        return Config()
+        text = ""
     except (OSError, UnicodeDecodeError) as error:
         raise InvalidRequest(f"cannot read configuration {path}: {error}") from error
     try:
-        return parse(text)
+        return placed(parse(text))
     except InvalidRequest as error:
         raise InvalidRequest(f"cannot use configuration {path}: {error.text}") from error
+
+
+def placed(config: Config) -> Config:
+    """With the directories' links resolved, once and here: the kernel tells mounts by resolved paths only.
+
+    Raises InvalidRequest for a relative one: a daemon, a command and systemd are in different directories.
+    """
+    for entry in dataclasses.fields(Paths):
+        if not (given := getattr(config.paths, entry.name)).startswith("/"):
+            raise InvalidRequest(f"paths.{entry.name} must be an absolute path, not {given!r}")
+    data, run = (os.path.realpath(path) for path in (config.paths.data, config.paths.run))
+    return dataclasses.replace(config, paths=Paths(data, run))
 
 
 def parse(text: str) -> Config:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")  # grpc's fork handlers kill children of a threaded server
 
+from adapters.children import UMASK, become_parent
 from domain.errors import DaybookError, InvalidRequest
 from service import config as configuration
 from service import maintenance, wiring
@@ -26,10 +27,6 @@ GOODBYE_S = 0.5
 """At the end: how long calls that still wait are given to read their error."""
 
 EXIT_REFUSED, EXIT_BROKEN = 1, 3
-
-UMASK = 0o022
-"""Whatever the shell or the unit has. Every child inherits it, and with a stricter one skopeo, runc and the plugins
-make directories into which a container's user cannot look. What is ours alone says so by its mode."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -85,7 +82,7 @@ def _command(
 
 def _config(given: argparse.Namespace) -> Config:
     path = Path(given.config) if given.config else configuration.DEFAULT_PATH
-    return configuration.load(path, required=bool(given.config))
+    return wiring.read_config(path, required=bool(given.config))
 
 
 # --- serve -----------------------------------------------------------------------------------------------------------
@@ -95,6 +92,8 @@ def serve(given: argparse.Namespace) -> int:
     """Until SIGTERM or SIGINT: status 0. A log that broke: status 3, so that the next start replays it."""
     config = _config(given)
     wiring.set_up_logging(config.daemon.log_level)
+    become_parent()
+    wiring.warn_of_own_mounts()
     with wiring.holding(config), wiring.daemons_log(config) as event_log:
         return asyncio.run(serve_on(config, event_log))
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import os
 import shutil
 import sys
 import tempfile
@@ -15,28 +16,47 @@ from adapters.cri.options import Options
 from adapters.cri.pinned import Pins
 from adapters.cri.server import Server, SocketSpec, serve
 from adapters.host.clock import RandomIds, SystemClock
-from adapters.host.fitness import FAIL, OK, WARN, Fact, facts, network, pins
+from adapters.host.fitness import (
+    FAIL,
+    OK,
+    WARN,
+    Fact,
+    facts,
+    file_system,
+    mount_namespace,
+    network,
+    pin_directory,
+    registries,
+    trial,
+)
+from adapters.host.neighbours import neighbours
 from adapters.host.secrets import SideFiles
 from adapters.host.state import Lock, OwnerMark, digester, empty_directory, group_id, make_private
 from adapters.images.images import SkopeoImages
+from adapters.images.reading import check_insecure
+from adapters.images.reading import problem as pull_problem
 from adapters.images.reference import normalise
-from adapters.images.rootfs import RootMounts, mounts_below, unmount
+from adapters.images.rootfs import RootMounts, mounts_below, try_overlay, unmount
 from adapters.images.skopeo import Settings
 from adapters.log.lmdb_log import LmdbLog
 from adapters.network import conf
 from adapters.network.network import CniNetwork, Limits
-from adapters.oci import apparmor
+from adapters.oci import apparmor, trials
+from adapters.oci.kernel import filesystem_magic
 from adapters.oci.layout import NETNS, Layout
 from adapters.oci.lookup import seccomp_profile
 from adapters.oci.sandboxes import Sandboxes
 from adapters.oci.tasks import Tasks
 from domain.config import ProfileType, SecurityContext, SecurityProfile
-from domain.errors import DaybookError, NotReady
+from domain.errors import DaybookError, InvalidRequest, NotReady
 from domain.fence import REMEDY
 from domain.node import AGGREGATES
+from service import config as configuration
 from service.config import Config
 from service.daemon import Daemon, Ports, Timing
 from service.ports import EventLog
+
+_log = logging.getLogger("daybook")
 
 VERSION = "0.1.0"
 LOG_FILE = "data.mdb"
@@ -44,6 +64,28 @@ Wrap = Callable[[Ports], Ports]
 log = logging.getLogger("daybook")
 MIB, GIB = 1 << 20, 1 << 30
 RUNTIME_DEFAULT = SecurityContext(seccomp=SecurityProfile(ProfileType.RUNTIME_DEFAULT))
+
+
+def read_config(path: Path, required: bool) -> Config:
+    """The configuration as every command uses it: what one of them would refuse is refused here, for all of them.
+
+    Raises InvalidRequest naming the key.
+    """
+    config = configuration.load(path, required)
+    try:
+        pins(config)
+        check_insecure(tuple(config.images.insecure_registries))
+    except InvalidRequest as error:
+        raise InvalidRequest(f"cannot use configuration {path}: {error.text}") from error
+    return config
+
+
+def pins(config: Config) -> Pins:
+    """Raises InvalidRequest."""
+    try:
+        return Pins(config.images.pinned, normalise)
+    except InvalidRequest as error:
+        raise InvalidRequest(f"images.pinned: {error.text}") from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,8 +220,13 @@ def _network(config: Config, places: Places) -> CniNetwork:
 
 
 def _images(config: Config, places: Places, boot_id: str) -> SkopeoImages:
+    settings = pull_settings(config)
+    return SkopeoImages(places.data / "images", places.run / "storage", places.data / "pulls", boot_id, settings)
+
+
+def pull_settings(config: Config) -> Settings:
     given = config.images
-    settings = Settings(
+    return Settings(
         at_once=given.pulls_at_once,
         stall_s=float(given.progress_timeout_s),
         insecure=tuple(given.insecure_registries),
@@ -187,7 +234,6 @@ def _images(config: Config, places: Places, boot_id: str) -> SkopeoImages:
         policy=Path(given.policy) if given.policy else None,
         authfile=Path(given.auth_file) if given.auth_file else None,
     )
-    return SkopeoImages(places.data / "images", places.run / "storage", places.data / "pulls", boot_id, settings)
 
 
 def ports(config: Config, log: EventLog, world: World) -> Ports:
@@ -227,8 +273,9 @@ def front_end(config: Config, daemon: Daemon, world: World) -> Server:
         recursive_read_only=world.tasks.host().recursive_read_only,
         selinux=world.tasks.host().selinux,
         systemd=config.runtime.cgroup_driver == "systemd",
-        pins=Pins(config.images.pinned, normalise),
+        pins=pins(config),
         allow_registry_token=config.images.allow_registry_token,
+        sandbox_image=config.images.sandbox_image,
     )
     return serve(daemon, sockets(config), options)
 
@@ -257,6 +304,7 @@ def remove_state(config: Config) -> None:
 
 
 def fitness(config: Config) -> list[Fact]:
+    """Everything that `daybook check` tells. It leaves nothing."""
     places = Places.of(config)
     programs = {
         "OCI runtime": config.runtime.path,
@@ -271,8 +319,17 @@ def fitness(config: Config) -> list[Fact]:
     loaded = conf.load(given.conf_dir, given.bin_dirs)
     used = loaded.network.name if loaded.network else ""
     where = [Path(directory) for directory in (given.conf_dir, *given.bin_dirs)]
-    machine = facts(places.data, places.run, programs, files)
-    return [*machine, *_protection(config), *network(used, loaded.problem, where), pins(Path(NETNS))]
+    return [
+        *facts(places.data, places.run, programs, files),
+        *_tried(places),
+        mount_namespace(Lock(places.run / "lock").holder()),
+        file_system(places.data, filesystem_magic),
+        registries(pull_problem(pull_settings(config))),
+        *_protection(config),
+        *network(used, loaded.problem, where),
+        pin_directory(Path(NETNS)),
+        *neighbours(sockets(config)[0].path, Layout(str(places.data), str(places.run), "").exits),
+    ]
 
 
 def _protection(config: Config) -> Iterator[Fact]:
@@ -289,6 +346,43 @@ def _protection(config: Config) -> Iterator[Fact]:
         yield Fact(WARN, "AppArmor", "containers run without, those that ask for it are refused", found.problem)
     else:
         yield Fact(OK, "AppArmor", found.profile or found.problem)
+
+
+def _tried(places: Places) -> Iterator[Fact]:
+    """What only root can, done for a moment in a directory of its own on the file system of the data."""
+    if os.geteuid() != 0:
+        return
+    nearest = next(p for p in (places.data, *places.data.parents) if p.exists())
+    try:
+        made = Path(tempfile.mkdtemp(prefix=".daybook-check-", dir=nearest))
+    except OSError as error:
+        found = f"nothing can be made in {nearest}: {error.strerror}"
+        yield Fact(FAIL, "data", found, "choose another directory under [paths]")
+        return
+    try:
+        yield from _trials(made)
+    finally:
+        shutil.rmtree(made, ignore_errors=True)
+
+
+def _trials(made: Path) -> Iterator[Fact]:
+    for name in ("mounts", "pinned", "root"):
+        (made / name).mkdir()
+    newer = "a newer kernel is needed, or the container that we are in must allow it"
+    overlay = "modprobe overlay, and put it into /etc/modules-load.d; or choose a file system that overlay takes"
+    hierarchy = "mount cgroup2 with its controllers on /sys/fs/cgroup, or start with systemd"
+    yield trial("overlay", lambda: trials.privately(lambda: try_overlay(made / "mounts")), overlay)
+    yield trial("namespaces", lambda: trials.own_namespaces(made / "pinned"), newer)
+    yield trial("openat2", lambda: trials.paths_in_a_root(made / "root"), newer)
+    yield trial("pidfd", trials.processes_by_descriptor, newer)
+    yield trial("cgroups", trials.cgroup_moves, hierarchy)
+
+
+def warn_of_own_mounts() -> None:
+    """A daemon that does not have the machine's mounts serves all the same: its pods must be able to end."""
+    fact = mount_namespace(os.getpid())
+    if fact.remedy:
+        _log.warning("%s: %s; %s", fact.what, fact.found, fact.remedy)
 
 
 def set_up_logging(level: str) -> None:

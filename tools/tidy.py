@@ -58,6 +58,17 @@ SPEAKS_GRPC: Mapping[str, str] = {
 """Tools that may import grpc, proto and adapters/cri, and why."""
 # fmt: on
 
+SHARED = frozenset({"adapters.children"})
+"""What every adapter may import besides itself: a folder for it stands where all of the kernel has one."""
+
+STARTS = ("adapters/children.py", "adapters/host/fitness.py")
+"""Who starts processes: the daemon's children come from the first; `daybook check` has nothing to hand on."""
+
+STARTING = (
+    *(f"subprocess.{name}" for name in ("Popen", "run", "call", "check_call", "check_output")),
+    *(f"os.{name}" for name in ("posix_spawn", "posix_spawnp", "system", "popen")),
+    *(f"asyncio.create_subprocess_{name}" for name in ("exec", "shell")),
+)
 FORBIDDEN_NAMES = ("os.fork", "preexec_fn", "multiprocessing")
 MACHINE_PATHS = re.compile(r"/wor[k]/|/tm[p]/v\d|/hom[e]/\w|/User[s]/\w")
 PACKAGE_HOSTS = re.compile(r"(?i)pyp[i]\.|pythonhoste[d]|artifactor[y]|jfro[g]|index-ur[l]")
@@ -144,7 +155,7 @@ def _allowed() -> str:
 
 
 def adapters_stand_alone(tree: Tree) -> Iterator[Violation]:
-    """An adapter imports the domain and itself: neither the service nor another adapter nor tools."""
+    """An adapter imports the domain, itself and what is SHARED: neither the service nor another adapter nor tools."""
     for path, module in tree.below("adapters"):
         own = ".".join(path.split("/")[:2])
         foreign = {line: name for line, name in imports(module) if _is_foreign(name, own)}
@@ -155,7 +166,7 @@ def adapters_stand_alone(tree: Tree) -> Iterator[Violation]:
 def _is_foreign(name: str, own: str) -> bool:
     top = name.split(".")[0]
     return top in ("service", "tools", "tests") or (
-        top == "adapters" and name != "adapters" and not f"{name}.".startswith(f"{own}.")
+        top == "adapters" and name not in ("adapters", *SHARED) and not f"{name}.".startswith(f"{own}.")
     )
 
 
@@ -299,6 +310,14 @@ def _forks(node: ast.AST) -> str:
     return next((name for name in names if name in FORBIDDEN_NAMES), "")
 
 
+def children_have_one_origin(tree: Tree) -> Iterator[Violation]:
+    """What a child of the daemon inherits is written once: only STARTS names what starts a process."""
+    for path, module in tree.below("adapters", "service", "domain"):
+        for node in ast.walk(module):
+            if isinstance(node, ast.Call) and ast.unparse(node.func) in STARTING and path not in STARTS:
+                yield Violation(path, node.lineno, f"{ast.unparse(node.func)}: adapters/children.py starts processes")
+
+
 def no_machine_is_named(tree: Tree) -> Iterator[Violation]:
     """No path of a developer's machine and no host of a package index in a tracked file."""
     for path, text in tree.files.items():
@@ -354,6 +373,7 @@ RULES: tuple[Rule, ...] = (
     nothing_catches_all,
     exceptions_are_alive,
     nothing_forks,
+    children_have_one_origin,
     no_machine_is_named,
     tables_are_written_once,
     dependencies_say_why,

@@ -108,9 +108,12 @@ def image(node: Node, held: PulledImage) -> Mapping[str, str]:
     )
 
 
-def daemon(node: Node, info: Mapping[str, Any], head: Head) -> Mapping[str, str]:
-    """Everything the daemon tells of itself, and how far its log is: a journal elsewhere can prove more by it."""
-    return _text(
+def daemon(node: Node, info: Mapping[str, Any], head: Head, sandbox_image: str) -> Mapping[str, str]:
+    """Everything the daemon tells of itself, and how far its log is: a journal elsewhere can prove more by it.
+
+    `config` is containerd's key: kubeadm looks there for the pause image and complains where it finds none.
+    """
+    told = _text(
         {
             **info,
             "logHead": {"sequence": head.seq, "hash": head.hash.hex()},
@@ -119,6 +122,7 @@ def daemon(node: Node, info: Mapping[str, Any], head: Head) -> Mapping[str, str]
             "containers": len(node.containers),
         }
     )
+    return {**told, "config": json.dumps({"sandboxImage": sandbox_image})}
 
 
 def _text(of: Mapping[str, Any]) -> Mapping[str, str]:

@@ -22,6 +22,7 @@ class Options:
     refuses a container that its sandbox could never hold. `recursive_read_only`: the runtime and the kernel have it.
     `selinux`: the host has it.
     `pins`: images that the kubelet must not collect. `allow_registry_token`: see `auth`.
+    `sandbox_image`: what kubeadm is told.
     """
 
     version: str
@@ -35,6 +36,7 @@ class Options:
     systemd: bool = False
     pins: Pins = UNPINNED
     allow_registry_token: bool = False
+    sandbox_image: str = ""
 
     @property
     def translator(self) -> Translator:

@@ -1,5 +1,6 @@
 """RuntimeService: a method for each RPC that is built, by its own name. Status and List calls read memory only."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from adapters.cri import execs, info, lookup, views
@@ -43,8 +44,11 @@ class RuntimeService:
             status=pb.RuntimeStatus(conditions=conditions),
             runtime_handlers=[pb.RuntimeHandler(name=name, features=features) for name in handlers],
             features=pb.RuntimeFeatures(supplemental_groups_policy=True, mount_options=True),
-            info=info.daemon(self._api.node, health.info, self._api.head()) if request.verbose else {},
+            info=self._info(health.info) if request.verbose else {},
         )
+
+    def _info(self, told: Mapping[str, Any]) -> Mapping[str, str]:
+        return info.daemon(self._api.node, told, self._api.head(), self._options.sandbox_image)
 
     async def RuntimeConfig(self, request: Any, cause: Cause) -> Any:
         driver = pb.SYSTEMD if self._options.systemd else pb.CGROUPFS

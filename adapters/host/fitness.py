@@ -1,14 +1,22 @@
-"""Is this machine fit to run Daybook, and what to do about each thing that is not. Reads, and runs `--version`."""
+"""Is this machine fit to run Daybook, and what to do about each thing that is not.
+
+What depends on the kernel is not read but tried (`trial`): the composition root hands in what the adapters do
+themselves, so that what is tried is what will be done.
+"""
 
 import os
 import shutil
 import subprocess
-from collections.abc import Iterable, Iterator
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from domain.errors import DaybookError
+
 OK, WARN, FAIL = "ok", "warn", "FAIL"
 VERSION_LIMIT_S = 10
+TRIAL_LIMIT_S = 20.0
 FREE_BYTES_MIN = 1 << 30
 RUNC_FLOOR = (1, 1, 5)
 """Older ones lack fixes that the rootfs rules rely on. Distributions backport, so below the floor is only a warning."""
@@ -31,7 +39,6 @@ def facts(data: Path, run: Path, programs: dict[str, str], files: dict[str, str]
         yield _program(role, name)
     for role, path in files.items():
         yield _file(role, path)
-    yield from _kernel()
     yield from (_directory(path) for path in (data, run))
     yield _space(data)
 
@@ -54,7 +61,7 @@ def network(name: str, problem: str, directories: Iterable[Path]) -> Iterator[Fa
             yield Fact(FAIL, str(directory), "others may write what root will run", f"chmod go-w {directory}")
 
 
-def pins(directory: Path) -> Fact:
+def pin_directory(directory: Path) -> Fact:
     """Whether network namespaces can be pinned where `ip netns` has them. Changes nothing."""
     where = Path(os.path.realpath(directory))
     nearest = next(path for path in (where, *where.parents) if path.exists() or path.is_symlink())
@@ -112,31 +119,83 @@ def _file(role: str, path: str) -> Fact:
     return Fact(FAIL, role, f"{path} is not there", remedy)
 
 
-def _kernel() -> Iterator[Fact]:
-    filesystems = _read("/proc/filesystems")
-    if "overlay" in filesystems.split():
-        yield Fact(OK, "overlayfs", "known to the kernel")
-    else:
-        yield Fact(FAIL, "overlayfs", "unknown to the kernel", "modprobe overlay, and add it to /etc/modules-load.d")
-    yield _cgroups()
-    if Path("/proc/self/ns/net").exists() and hasattr(os, "pidfd_open"):
-        yield Fact(OK, "kernel", os.uname().release)
-    else:
-        yield Fact(FAIL, "kernel", os.uname().release, "a kernel of 5.4 or newer with namespaces and pidfd is needed")
+def trial(what: str, attempt: Callable[[], str], remedy: str, limit_s: float = TRIAL_LIMIT_S) -> Fact:
+    """Tries it, in a thread that is given up at the limit. What it returns was found; what it raises is the failure."""
+    found: list[Fact] = []
+
+    def body() -> None:
+        try:
+            found.append(Fact(OK, what, attempt()))
+        except DaybookError as error:
+            found.append(Fact(FAIL, what, error.text, remedy))
+        except OSError as error:
+            where = f"{error.filename}: " if error.filename else ""
+            found.append(Fact(FAIL, what, f"{where}{error.strerror or error}", remedy))
+
+    thread = threading.Thread(target=body, name=f"trial of {what}", daemon=True)
+    thread.start()
+    thread.join(limit_s)
+    return found[0] if found else Fact(FAIL, what, f"no answer within {limit_s:g} s", remedy)
 
 
-def _cgroups() -> Fact:
-    mounts = [line.split() for line in _read("/proc/self/mountinfo").splitlines()]
-    kinds = {parts[parts.index("-") + 1] for parts in mounts if "-" in parts}
-    if "cgroup" in kinds:
-        return Fact(OK, "cgroups", "v1 or hybrid hierarchy")
-    if "cgroup2" in kinds:
-        return Fact(OK, "cgroups", "v2 hierarchy")
-    return Fact(FAIL, "cgroups", "none mounted", "mount cgroup2 on /sys/fs/cgroup, or start with systemd")
+def file_system(directory: Path, magic: Callable[[str], int]) -> Fact:
+    """What cannot be promised on the data's file system. `magic`: its number in statfs(2)."""
+    nearest = _nearest(directory)
+    name, why = UNSURE.get(magic(str(nearest)) & 0xFFFFFFFF, ("", ""))
+    if not name:
+        return Fact(OK, "file system", f"of {nearest}: room that is kept back on it stays")
+    return Fact(
+        WARN, "file system", f"{nearest} is on {name}: {why}", "put paths.data on ext4 or xfs where that matters"
+    )
+
+
+_COPIES = (
+    "it writes every block anew, so that room kept back for a full disk is not sure: ends may not be recorded there"
+)
+UNSURE: Mapping[int, tuple[str, str]] = {
+    0x9123683E: ("btrfs", _COPIES),
+    0x2FC12FC1: ("ZFS", _COPIES),
+    0xCA451A4E: ("bcachefs", _COPIES),
+    0x794C7630: ("overlay", "what holds is the file system below it, and roots over it may be refused"),
+    0x01021994: ("tmpfs", "all is gone after a boot, the log too"),
+    0x858458F6: ("ramfs", "all is gone after a boot, the log too"),
+    0x6969: ("NFS", "locks, and syncs that last, depend on a server"),
+}
+"""By magic number of statfs(2)."""
+
+
+def mount_namespace(daemon: int) -> Fact:
+    """The machine's own, of this process and of the daemon that runs (0: none).
+
+    In another one mounts of pods are seen by nobody else, and what is pinned is gone at the next start (systemd makes
+    one for PrivateTmp=, ProtectSystem= and the like).
+    """
+    machine = _link("/proc/1/ns/mnt")
+    for pid, whose in ((os.getpid(), "this command"), (daemon, f"the daemon (pid {daemon})")):
+        seen = _link(f"/proc/{pid}/ns/mnt") if pid else ""
+        if seen and machine and seen != machine:
+            found = f"{whose} has one of its own: pods would lose their namespaces and mounts at a restart"
+            remedy = "take PrivateTmp=, PrivateMounts=, ProtectSystem=, ReadOnlyPaths= and the like out of the unit"
+            return Fact(FAIL, "mount namespace", found, remedy)
+    return Fact(OK, "mount namespace", "the machine's own")
+
+
+def _link(path: str) -> str:
+    try:
+        return os.readlink(path)
+    except OSError:
+        return ""
+
+
+def registries(problem: str) -> Fact:
+    """`problem`: why a pull could not read its files."""
+    if problem:
+        return Fact(FAIL, "pull files", problem, "mend the file: no image can be pulled until then")
+    return Fact(OK, "pull files", "policy.json and registries.conf can be read")
 
 
 def _directory(path: Path) -> Fact:
-    nearest = next(p for p in (path, *path.parents) if p.exists())
+    nearest = _nearest(path)
     if not os.access(nearest, os.W_OK):
         return Fact(FAIL, str(path), f"{nearest} cannot be written", "choose another directory under [paths]")
     if nearest == path and path.stat().st_mode & 0o022:
@@ -145,7 +204,7 @@ def _directory(path: Path) -> Fact:
 
 
 def _space(data: Path) -> Fact:
-    nearest = next(p for p in (data, *data.parents) if p.exists())
+    nearest = _nearest(data)
     free = shutil.disk_usage(nearest).free
     found = f"{free >> 20} MiB free below {nearest}"
     if free < FREE_BYTES_MIN:
@@ -153,8 +212,6 @@ def _space(data: Path) -> Fact:
     return Fact(OK, "disk", found)
 
 
-def _read(path: str) -> str:
-    try:
-        return Path(path).read_text()
-    except OSError:
-        return ""
+def _nearest(path: Path) -> Path:
+    """The path itself, or the directory that is there already in which it would be made."""
+    return next(p for p in (path, *path.parents) if p.exists())

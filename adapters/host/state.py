@@ -75,6 +75,21 @@ class Lock:
         os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
         self._fd = fd
 
+    def holder(self) -> int:
+        """The pid of the daemon that holds it now; 0 where none does, or it has not said yet."""
+        try:
+            fd = os.open(self._path, os.O_RDWR | os.O_CLOEXEC)
+        except OSError:
+            return 0
+        try:
+            fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            said = os.read(fd, 32).decode(errors="replace").strip()
+            return int(said) if said.isdecimal() else 0
+        finally:
+            os.close(fd)
+        return 0
+
     def release(self) -> None:
         if self._fd >= 0:
             os.close(self._fd)

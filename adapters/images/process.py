@@ -1,7 +1,7 @@
 """The one place where this adapter spawns: skopeo, in a session of its own, bounded in time and output.
 
-Rule 1: no fork in this process (gRPC runs in it): subprocess' vfork path, no preexec_fn. Rule 2: `run` returns or
-raises only when the process is reaped and its group is empty. Rule 3: the ledger is on disk before the process exists.
+Rule 1: a child comes to be by `adapters.children`. Rule 2: `run` returns or raises only when the process is reaped and
+its group is empty. Rule 3: the ledger is on disk before the process exists.
 """
 
 import asyncio
@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from adapters import children
 from domain.errors import StorageFailed, TimedOut
 
 OUTPUT_MAX = 4 * 2**20
@@ -61,16 +62,7 @@ class _Child:
         self.out, self.err, self.code = bytearray(), bytearray(), 0
         self._loop = asyncio.get_running_loop()
         try:
-            self._process = subprocess.Popen(
-                argv,
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                start_new_session=True,
-                close_fds=True,
-                cwd="/",
-                env=dict(env),
-            )
+            self._process = children.start(argv, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
         except OSError as error:
             raise StorageFailed(f"cannot run {argv[0]}: {error.strerror}") from error
         self.pid = self._process.pid

@@ -97,6 +97,29 @@ def mount_overlay(lowers: Sequence[Path], upper: Path, work: Path, target: Path,
         raise StorageFailed(f"cannot mount root {target}: {error.strerror or error}") from error
 
 
+def try_overlay(scratch: Path) -> str:
+    """A root of two layers as a container has it, written to: what was seen. Raises StorageFailed, OSError.
+
+    For `daybook check`, in mounts of its own.
+    """
+    lowers = [scratch / "upper-layer", scratch / "lower-layer"]
+    for number, lower in enumerate(lowers):
+        lower.mkdir()
+        (lower / "file").write_text(str(number))
+    upper, work, target = (scratch / name for name in ("upper", "work", "merged"))
+    mount_overlay(lowers, upper, work, target)
+    try:
+        if (target / "file").read_text() != "0":
+            raise StorageFailed("the upper layer's file is not the one that is seen")
+        (target / "file").unlink()
+        (target / "new").write_text("new")
+        if (target / "file").exists() or not (upper / "new").exists() or not (lowers[0] / "file").exists():
+            raise StorageFailed("what is written and removed in a root does not come to lie above its layers")
+    finally:
+        unmount(target)
+    return "a root over two layers: mounted, written, unmounted"
+
+
 def unmount(target: Path) -> bool:
     """Unmounts everything stacked at `target`; True when a mount stayed busy and was only detached.
 

@@ -1,6 +1,6 @@
 """The one place where this adapter spawns: a CNI plugin, in a session of its own, bounded in time and output.
 
-No fork in this process (gRPC runs in it): subprocess' vfork path. `run` returns when the plugin has ended; where it
+How a child comes to be is `adapters.children`'s. `run` returns when the plugin has ended; where it
 was cut (limit, cancellation) its whole group has been killed and is gone. What a plugin leaves running after it
 ended well is the plugin's business, as with libcni: some start daemons.
 """
@@ -17,6 +17,7 @@ from collections.abc import Coroutine, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from adapters import children
 from domain.errors import NetworkFailed, TimedOut
 
 OUTPUT_MAX = 1 << 20
@@ -161,16 +162,7 @@ def _spawn(argv: Sequence[str], env: Mapping[str, str], stdin: bytes) -> subproc
     try:
         os.write(fd, stdin)
         os.lseek(fd, 0, os.SEEK_SET)
-        return subprocess.Popen(
-            argv,
-            stdin=fd,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            start_new_session=True,
-            close_fds=True,
-            cwd="/",
-            env=dict(env),
-        )
+        return children.start(argv, env=env, stdin=fd, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     except OSError as error:
         raise NetworkFailed(f"cannot run {argv[0]}: {os.strerror(error.errno or 0)}") from error
     except ValueError as error:

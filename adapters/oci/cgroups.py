@@ -15,7 +15,11 @@ from functools import cache
 from adapters.oci import kernel, process
 
 DEFAULT_PARENT = "/daybook"
+MONITORS = "monitors"
 SCOPE_PREFIX = "daybook"
+DELEGATED = ("trusted.delegate", "user.delegate")
+"""How systemd marks the cgroup of a unit with Delegate=yes."""
+
 FILE_MAX = 1024 * 1024
 REMOVAL_S = 2.0
 
@@ -240,6 +244,36 @@ def lies_in(pid: int, cgroups_path: str) -> bool:
 
 
 # --- the monitors' cgroup --------------------------------------------------------------------------------------------
+
+
+def monitors_home() -> str:
+    """Where conmons live: `monitors` in the daemon's own cgroup where systemd delegated that, else in DEFAULT_PARENT.
+
+    What systemd did not delegate it may clear away or count for itself. In v2 no controller may be enabled in the
+    unit's own cgroup, else systemd cannot put the next daemon into it while a monitor lives (219/CGROUP): so there are
+    only monitors below it, and containers, which need controllers, are below their pods' cgroups or DEFAULT_PARENT.
+    """
+    found = hierarchies()
+    for root in filter(None, (found.unified, found.v1.get("systemd", ""))):
+        below = own(root)
+        if below.strip("/") and _delegated(root + below):
+            return f"{below}/{MONITORS}"
+    return f"{DEFAULT_PARENT}/{MONITORS}"
+
+
+def own(root: str) -> str:
+    """The daemon's own cgroup below the root of the unified hierarchy or of systemd's own; empty where it has none."""
+    controllers = "" if root == hierarchies().unified else "name=systemd"
+    lines = (line.split(":", 2) for line in _read("/proc/self/cgroup").splitlines())
+    return next((path for _, names, path in lines if names == controllers), "")
+
+
+def _delegated(directory: str) -> bool:
+    for name in DELEGATED:
+        with contextlib.suppress(OSError):
+            if os.getxattr(directory, name) == b"1":
+                return True
+    return False
 
 
 def join(pid: int, below: str) -> str:

@@ -5,9 +5,11 @@ Client paths on the host are resolved here, once; what lies inside the root file
 
 import contextlib
 import os
+import resource
 import stat
 from collections.abc import Sequence
 
+from adapters import children
 from adapters.oci import capabilities, cgroups, default_seccomp, kernel, runc, seccomp, seccomp_file
 from adapters.oci.devices import Node
 from adapters.oci.mounts import Source
@@ -43,17 +45,18 @@ def host(runtime: str) -> Host:
         huge_pages="hugetlb" in (controllers if found.v2 else found.v1),
         selinux=os.path.exists("/sys/fs/selinux/enforce"),
         oom_score_floor=oom_score_floor(),
+        open_files=resource.getrlimit(resource.RLIMIT_NOFILE)[1],
         recursive_read_only=isinstance(options, list) and "rro" in options and version >= MOUNT_SETATTR,
     )
 
 
 def oom_score_floor() -> int:
-    """The lowest oom_score_adj that the daemon may give: any with CAP_SYS_RESOURCE, else its own."""
+    """The lowest oom_score_adj that runc may give: any with CAP_SYS_RESOURCE, else what it begins with itself."""
     status = _first_lines("/proc/self/status")
     mask = next((line.split()[1] for line in status if line.startswith("CapEff:")), "0")
     if "CAP_SYS_RESOURCE" in capabilities.held(int(mask, 16)):
         return -1000
-    return int(next(iter(_first_lines("/proc/self/oom_score_adj")), "0"))
+    return children.score()
 
 
 def seccomp_profile(security: SecurityContext, configured: str) -> seccomp.Profile | None:

@@ -1,8 +1,7 @@
 """Processes: the one function that starts them, who they are, and waiting for them.
 
 A child gets its own session, no inherited descriptor, and files (never pipes) for what it says: a container inherits
-its creator's stdio and would hold a pipe open for its whole life. subprocess.Popen as used here is a vfork; nothing
-below ever forks for real (grpc's threads would not survive it).
+its creator's stdio and would hold a pipe open for its whole life. What else it gets is `adapters.children`'s.
 """
 
 import asyncio
@@ -14,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 
+from adapters import children
 from domain.errors import RuntimeFailed, TimedOut
 from domain.records import Process
 
@@ -59,9 +59,9 @@ def spawn(
     stderr: int = subprocess.DEVNULL,
     pass_fds: Sequence[int] = (),
 ) -> subprocess.Popen[bytes]:
-    """The only place that starts a process. Raises RuntimeFailed where the program cannot be executed."""
+    """Where this adapter starts processes. Raises RuntimeFailed where the program cannot be executed."""
     try:
-        return subprocess.Popen(
+        return children.start(
             argv,
             cwd=cwd,
             env={**ENVIRONMENT, **(environment or {})},
@@ -69,8 +69,6 @@ def spawn(
             stdout=stdout,
             stderr=stderr,
             pass_fds=pass_fds,
-            close_fds=True,
-            start_new_session=True,
         )
     except OSError as error:
         raise RuntimeFailed(f"{argv[0]}: {os.strerror(error.errno or 0)}") from error

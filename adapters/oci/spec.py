@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from adapters import children
 from adapters.oci import capabilities, cgroups, devices, mounts, resources, seccomp
 from adapters.oci.seccomp import Profile
 from domain.config import ContainerConfig, ContainerSecrets, NamespaceMode, ProfileType, SandboxConfig
@@ -22,6 +23,11 @@ DEFAULT_PATH = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bi
 TYPES = {"net": "network", "uts": "uts", "ipc": "ipc"}
 """Kinds of namespaces as the kernel calls them, and as the spec does."""
 
+UNIT = "daybook.service"
+GRACE = "io.kubernetes.pod.terminationGracePeriod"
+"""The annotation in which the kubelet tells a container's grace, in seconds."""
+
+GRACE_MAX_S = 24 * 3600
 ENV_MAX = 128 * 1024
 """MAX_ARG_STRLEN: the kernel takes no longer string."""
 
@@ -61,6 +67,8 @@ class Host:
     recursive_read_only: bool = True
     oom_score_floor: int = -1000
     """Lower than this the daemon itself may not go (it lacks CAP_SYS_RESOURCE): runc would fail."""
+    open_files: int = 1 << 20
+    """The daemon's own hard limit of open files, which is the containers' too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,7 +211,17 @@ def _process(
         "noNewPrivileges": security.no_new_privs,
         "oomScoreAdj": max(host.oom_score_floor, min(1000, score)),
         **_apparmor(config, host),
+        "rlimits": limits(host),
     }
+
+
+def limits(host: Host) -> list[dict[str, Any]]:
+    """Of open files alone, see `adapters.children`; the CRI has no word for limits, so the rest is the daemon's unit's.
+
+    Said in the spec because runc's own runtime raises its soft limit, and old ones let the container have that.
+    """
+    soft = children.descriptors(host.open_files)
+    return [{"type": "RLIMIT_NOFILE", "soft": soft, "hard": host.open_files}]
 
 
 def arguments(secrets: ContainerSecrets, image: ImageConfig) -> list[str]:
@@ -256,7 +274,26 @@ def _annotations(container: Container, sandbox: Sandbox) -> dict[str, str]:
         "io.kubernetes.cri.sandbox-namespace": sandbox.config.namespace,
         "io.kubernetes.cri.sandbox-uid": sandbox.config.uid,
         "io.kubernetes.cri.container-name": container.config.name,
+        **scope_properties(_cgroup(container.id, sandbox), container.config.annotations.get(GRACE, "")),
     }
+
+
+def _cgroup(identifier: str, sandbox: Sandbox) -> str:
+    return cgroups.path_for(sandbox.config.cgroup_parent, identifier)
+
+
+def scope_properties(cgroups_path: str, grace: str) -> dict[str, str]:
+    """What systemd is told of a scope, where the cgroup is one; runc and crun hand on annotations of this name.
+
+    At a shutdown it ends with the grace of its pod and before the daemon, which so records the exit: without default
+    dependencies systemd kills it some time after everything else. A scope that failed does not stay and block its name.
+    """
+    if ":" not in cgroups_path:
+        return {}
+    properties = {"CollectMode": "'inactive-or-failed'", "DefaultDependencies": "true", "After": f"['{UNIT}']"}
+    if grace.isascii() and grace.isdecimal():
+        properties["TimeoutStopUSec"] = f"uint64 {min(int(grace[:9]), GRACE_MAX_S) * 1_000_000}"
+    return {f"org.systemd.property.{name}": value for name, value in properties.items()}
 
 
 def _linux(container: Container, sandbox: Sandbox, facts: Facts, host: Host) -> dict[str, Any]:
@@ -326,9 +363,10 @@ def infra(sandbox: Sandbox, rootfs: str, program: str, pins: Mapping[str, str], 
             "io.kubernetes.cri.sandbox-name": sandbox.config.name,
             "io.kubernetes.cri.sandbox-namespace": sandbox.config.namespace,
             "io.kubernetes.cri.sandbox-uid": sandbox.config.uid,
+            **scope_properties(_cgroup(sandbox.id, sandbox), ""),
         },
         "linux": {
-            "cgroupsPath": cgroups.path_for(sandbox.config.cgroup_parent, sandbox.id),
+            "cgroupsPath": _cgroup(sandbox.id, sandbox),
             "namespaces": own,
             "resources": {"cpu": {"shares": 2}, "devices": devices.rules((), (), False)},
             "maskedPaths": ["/proc/kcore", "/proc/keys", "/proc/timer_list", "/sys/firmware"],

@@ -100,7 +100,7 @@ class Tasks:
         unmount: Callable[[Path], Awaitable[None]],
         runtime: str = "/usr/sbin/runc",
         monitor: str = "/usr/bin/conmon",
-        monitors_cgroup: str = "/daybook/monitors",
+        monitors_cgroup: str | None = None,
         seccomp_profile: str = "",
         limits: Limits = Limits(),
     ) -> None:
@@ -111,7 +111,8 @@ class Tasks:
         self._limits = limits
         self._threads = Threads(limit_s=limits.file_s)
         self._runtime = runc.Runtime(runtime, layout.runtime_root, limits.runtime_s)
-        self._monitors = Monitors(monitor, self._runtime, layout, monitors_cgroup, self._threads, limits.create_s)
+        home = monitors_cgroup or cgroups.monitors_home()
+        self._monitors = Monitors(monitor, self._runtime, layout, home, self._threads, limits.create_s)
         self._execs = Execs(layout, self._runtime, self._threads, limits.kill_s)
         self._logs = Logs(layout, self._threads)
         self._ooms = Ooms()
@@ -445,7 +446,8 @@ class Tasks:
 
     def leave(self) -> None:
         """At the end of a daemon: the cgroups that nobody needs any more."""
-        cgroups.prune(self._monitors.cgroup, cgroups.DEFAULT_PARENT)
+        earlier = f"{cgroups.DEFAULT_PARENT}/{cgroups.MONITORS}"
+        cgroups.prune(self._monitors.cgroup, earlier, cgroups.DEFAULT_PARENT)
 
     def usage(self, container_ids: Sequence[str]) -> Mapping[str, TaskUsage]:
         found = {one: usage.read(cgroup_of(self.layout.container(one))) for one in container_ids}

@@ -67,7 +67,8 @@ def test_it_says_who_it_is_and_that_it_is_ready(m: Machine) -> None:
     assert {kind: c.status for kind, c in told.items()} == {"RuntimeReady": True, "NetworkReady": False}
     assert told["NetworkReady"].reason == "NetworkPluginNotReady"
     assert "/nonexistent/net.d" in told["NetworkReady"].message
-    assert status.info
+    assert status.info["info"]
+    assert json.loads(status.info["config"]) == {"sandboxImage": "registry.k8s.io/pause:3.10.1"}, "kubeadm reads it"
 
 
 def test_without_a_network_a_pod_that_needs_one_is_refused_and_leaves_nothing(m: Machine) -> None:

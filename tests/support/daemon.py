@@ -124,13 +124,14 @@ class DaemonProcess:
 class Machine:
     """Directories, a configuration, at most one daemon. `faulty`: the child of tests/crash with its fault points.
 
-    `network` makes the pod networks (see tests/crash/pod_network.py) in a directory; without it pods have the host's.
+    `launcher` is put before its command line. `network` makes the pod networks (see tests/crash/pod_network.py) in a directory; without it pods have the host's.
     """
 
     base: Path
     config: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     faulty: bool = False
     environment: Mapping[str, str] = field(default_factory=dict)
+    launcher: tuple[str, ...] = ()
     network: Callable[[Path], Any] | None = None
     lab: Any = None
     daemon: DaemonProcess | None = None
@@ -243,7 +244,7 @@ class Machine:
         path = f"{self.base / 'bin'}:{os.environ['PATH']}"
         with log.open("wb") as file:
             child = subprocess.Popen(
-                [sys.executable, *what, "--config", str(self.config_file)],
+                [*self.launcher, sys.executable, *what, "--config", str(self.config_file)],
                 cwd=ROOT,
                 env={**os.environ, "PYTHONPATH": str(ROOT), "PATH": path, **self.environment},
                 stdin=subprocess.DEVNULL,

@@ -1,6 +1,7 @@
 """The configuration: every key by name and type, every default printed and read back."""
 
 import dataclasses
+import re
 import tomllib
 import typing
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 
 from domain.errors import InvalidRequest
 from service.config import CHOICES, Config, commented, load, parse
+from service.main import main
 
 KEYS = [
     (table.name, entry)
@@ -107,3 +109,43 @@ def test_a_file_is_named_in_the_complaint(tmp_path: Path) -> None:
 def test_the_shared_lists_of_the_default_are_not_shared() -> None:
     first, second = Config(), parse("")
     assert first.images.insecure_registries is not second.images.insecure_registries
+
+
+# --- where things are ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("name", "path"), [("data", "var/lib"), ("run", "./run"), ("run", ""), ("data", "~/data")])
+def test_a_relative_directory_is_refused(tmp_path: Path, name: str, path: str) -> None:
+    (tmp_path / "c.toml").write_text(f'[paths]\n{name} = "{path}"\n')
+    with pytest.raises(InvalidRequest, match=rf"paths\.{name} must be an absolute path"):
+        load(tmp_path / "c.toml", required=True)
+
+
+def test_links_in_a_directorys_path_are_resolved_once(tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to("real")
+    (tmp_path / "c.toml").write_text(f'[paths]\nrun = "{tmp_path}/link/run"\ndata = "{tmp_path}/./real/../link"\n')
+    given = load(tmp_path / "c.toml", required=True).paths
+    assert (given.run, given.data) == (str(tmp_path / "real" / "run"), str(tmp_path / "real"))
+
+
+@pytest.mark.parametrize(
+    ("line", "named"),
+    [
+        ('pinned = [""]', r"images\.pinned: .*empty"),
+        ('pinned = ["good.example/a", "UPPER/Case"]', r"images\.pinned"),
+        (
+            'insecure_registries = ["http://registry.example"]',
+            r"images\.insecure_registries: 'http://registry.example'",
+        ),
+    ],
+)
+def test_every_command_refuses_what_serve_would(
+    tmp_path: Path, line: str, named: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "c.toml"
+    path.write_text(f"[images]\n{line}\n")
+    for command in (["check"], ["serve"], ["config", "current"], ["purge"]):
+        assert main([command[0], "--config", str(path), *command[1:]]) == 1
+        said = capsys.readouterr().err
+        assert str(path) in said and re.search(named, said), said

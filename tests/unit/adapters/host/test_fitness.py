@@ -1,9 +1,25 @@
 import os
+import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from adapters.host.fitness import FAIL, OK, WARN, Fact, facts, network, pins, version_of
+from adapters.host import fitness
+from adapters.host.fitness import (
+    FAIL,
+    OK,
+    WARN,
+    Fact,
+    facts,
+    file_system,
+    mount_namespace,
+    network,
+    pin_directory,
+    trial,
+    version_of,
+)
+from domain.errors import StorageFailed
 
 PROGRAMS = {"OCI runtime": "true", "monitor": "no-such-program"}
 
@@ -62,18 +78,83 @@ def test_where_network_namespaces_are_pinned(tmp_path: Path) -> None:
         ("none/at/all", "will be made"),
         ("to come", "will be made"),
     ):
-        told = pins(tmp_path / name)
+        told = pin_directory(tmp_path / name)
         assert (told.level, told.what, told.found, told.remedy) == (OK, f"{tmp_path}/{name}", found, "")
     (tmp_path / "file").touch()
     (tmp_path / "loop").symlink_to("loop")
     for name in ("file", "file/below", "loop"):
-        told = pins(tmp_path / name)
+        told = pin_directory(tmp_path / name)
         assert told.level == FAIL and "is no directory" in told.found and "move" in told.remedy
 
 
 def test_a_read_only_place_for_pins_is_told_with_its_remedy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     sealed = os.statvfs_result((4096, 4096, 1, 1, 1, 1, 1, 1, os.ST_RDONLY, 255))
     monkeypatch.setattr(os, "statvfs", lambda path: sealed)
-    told = pins(tmp_path / "netns")
+    told = pin_directory(tmp_path / "netns")
     assert (told.level, told.found) == (FAIL, f"{tmp_path} is read-only") and "remount,rw" in told.remedy
     assert list(tmp_path.iterdir()) == []
+
+
+def raising(error: Exception) -> Callable[[], str]:
+    def attempt() -> str:
+        raise error
+
+    return attempt
+
+
+@pytest.mark.parametrize(
+    ("attempt", "level", "found"),
+    [
+        (lambda: "made", OK, "made"),
+        (raising(OSError(1, "Operation not permitted", "/x")), FAIL, "/x: Operation not permitted"),
+        (raising(OSError("odd")), FAIL, "odd"),
+        (raising(StorageFailed("cannot mount root /x: No such device")), FAIL, "cannot mount root /x: No such device"),
+    ],
+)
+def test_what_is_tried_is_told(attempt: Callable[[], str], level: str, found: str) -> None:
+    told = trial("it", attempt, "do this")
+    assert (told.level, told.what, told.found, told.remedy) == (level, "it", found, "" if level == OK else "do this")
+
+
+def test_a_trial_that_hangs_is_given_up() -> None:
+    never = threading.Event()
+    told = trial("it", lambda: str(never.wait()), "do this", limit_s=0.05)
+    never.set()
+    assert (told.level, told.found) == (FAIL, "no answer within 0.05 s")
+
+
+@pytest.mark.parametrize(
+    ("magic", "level", "name"),
+    [
+        (0xEF53, OK, ""),
+        (0x58465342, OK, ""),
+        (0x9123683E, WARN, "btrfs"),
+        (0x9123683E - (1 << 32), WARN, "btrfs"),
+        (0x2FC12FC1, WARN, "ZFS"),
+        (0xCA451A4E, WARN, "bcachefs"),
+        (0x794C7630, WARN, "overlay"),
+        (0x01021994, WARN, "tmpfs"),
+    ],
+)
+def test_what_a_file_system_cannot_promise_is_told(tmp_path: Path, magic: int, level: str, name: str) -> None:
+    told = file_system(tmp_path / "not" / "there", lambda path: magic)
+    assert told.level == level and name in told.found and str(tmp_path) in told.found
+
+
+@pytest.mark.parametrize(
+    ("links", "daemon", "level", "whose"),
+    [
+        ({"1": "mnt:[1]", "me": "mnt:[1]", "7": "mnt:[1]"}, 7, OK, ""),
+        ({"1": "mnt:[1]", "me": "mnt:[1]", "7": "mnt:[2]"}, 7, FAIL, "daemon (pid 7)"),
+        ({"1": "mnt:[1]", "me": "mnt:[2]"}, 0, FAIL, "this command"),
+        ({"1": "mnt:[1]", "me": "mnt:[1]"}, 7, OK, ""),
+        ({"me": "mnt:[1]"}, 0, OK, ""),
+    ],
+)
+def test_a_daemon_with_mounts_of_its_own_is_told(
+    monkeypatch: pytest.MonkeyPatch, links: dict[str, str], daemon: int, level: str, whose: str
+) -> None:
+    seen = {f"/proc/{os.getpid() if pid == 'me' else pid}/ns/mnt": link for pid, link in links.items()}
+    monkeypatch.setattr(fitness, "_link", lambda path: seen.get(path, ""))
+    told = mount_namespace(daemon)
+    assert told.level == level and whose in told.found

@@ -338,3 +338,14 @@ def test_oom_score_is_clamped_to_what_the_daemon_may() -> None:
     con = container(resources=c.Resources(oom_score_adj=-997))
     assert built(con)["process"]["oomScoreAdj"] == -997
     assert built(con, host=replace(HOST, oom_score_floor=0))["process"]["oomScoreAdj"] == 0
+
+
+@pytest.mark.parametrize(
+    ("said", "told"),
+    [("75", "uint64 75000000"), ("0", "uint64 0"), ("9" * 40, "uint64 86400000000"), ("", None), ("-1", None), ("1e3", None), ("²", None)],
+)  # fmt: skip
+def test_a_scope_gets_the_grace_of_its_pod(said: str, told: str | None) -> None:
+    con = container(annotations={spec.GRACE: said})
+    found = built(con, sandbox(cgroup_parent="/kubepods.slice"))["annotations"]
+    assert found.get("org.systemd.property.TimeoutStopUSec") == told
+    assert not [name for name in built(con, sandbox(cgroup_parent="/kubepods"))["annotations"] if "systemd" in name]
