@@ -6,6 +6,7 @@ Since Linux 5.1 a new call has one number everywhere (alpha adds 110); the older
 import re
 from pathlib import Path
 
+from adapters import children
 from adapters.images import rootfs
 from adapters.oci import kernel
 
@@ -17,12 +18,15 @@ COMMON = {
     "fsmount": (432, rootfs._FSMOUNT),
     "openat2": (437, kernel.SYS_OPENAT2),
 }
-CALLERS = {"adapters/oci/kernel.py", "adapters/images/rootfs.py"}
+CALLERS = {"adapters/oci/kernel.py", "adapters/images/rootfs.py", "adapters/children.py"}
+IOPRIO = {"x86_64": (251, 252), "aarch64": (30, 31)}
+"""Older than that, and so a pair for each machine; on any other it is left alone."""
 
 
 def test_each_number_is_the_kernels_on_every_architecture() -> None:
     for name, (expected, used) in COMMON.items():
         assert used == expected >= COMMON_FROM, name
+    assert children.IOPRIO_CALLS == IOPRIO
 
 
 def test_nobody_else_calls_by_number() -> None:
