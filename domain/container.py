@@ -169,7 +169,7 @@ def _exited(container: Container, command: c.RecordExit, now: Now) -> e.Event:
         evidence = Evidence("none", evidence.quote)
     code = UNKNOWN_CODE if command.code is None else command.code
     counted = container.oom_kills > container.oom_kills_at_start
-    seen = "its monitor saw a kill for want of memory" if command.oom and not counted else ""
+    seen = "it was killed for want of memory" if command.oom and not counted else ""
     text = "; ".join(part for part in (command.text, seen) if part)
     return e.ContainerExited(code, at, evidence, command.oom, text)
 
@@ -244,7 +244,7 @@ def oom_at_end(at_start: int, kills: int, noted: bool, outlived: int) -> bool:
     """Whether the kernel killed for want of memory when a container ended, and not before.
 
     `kills`: its counter then, `at_start` and `outlived`: at the start and at a kill that the container has outlived.
-    `noted`: where the counter has gone with the cgroup, whether the monitor saw a kill since the last that was told.
+    `noted`: where the counter has gone with the cgroup, whether there is other evidence that its init was killed so.
     """
     return noted or kills > max(at_start, outlived)
 

@@ -67,7 +67,7 @@ class ExitFile:
 class TaskObservation:
     """One container id. `started`: the runtime let its program run. `mark` None: no readable owner mark.
 
-    `oom`: its monitor saw a kill for want of memory, where the kernel's counter is gone; else `oom_kills` is that.
+    `oom`: its init was killed for want of memory, where the kernel's counter is gone; else `oom_kills` is that.
 
     `text`: what a person should read besides.
     """

@@ -172,7 +172,7 @@ class ExecResult(Protocol):
 class TaskExit(Protocol):
     """`code` None: unknown. `at_ns`: wall time. `source`, `quote` as in Evidence. `oom_kills`: 0 where unknown.
 
-    `oom`: the counter is gone, and the monitor has seen a kill for want of memory since `wait_oom` told the last one.
+    `oom`: the counter is gone, and there is other evidence that init was killed for want of memory.
     """
 
     @property

@@ -1,4 +1,6 @@
-"""The few system calls that Python lacks: mount, umount2, unshare, setns, openat2, inotify. Thin, raising OSError.
+"""The few system calls that Python lacks: mount, umount2, unshare, setns, openat2, inotify, syslog.
+
+Thin, blocking, raising OSError.
 
 Everything inside a container's root file system is opened through `open_in_root`, never by a path string.
 """
@@ -55,6 +57,13 @@ def unmount(target: str, flags: int = UMOUNT_NOFOLLOW) -> None:
 def unshare(flags: int) -> None:
     """Of the calling thread only. The thread must be thrown away afterwards."""
     _checked(_libc.unshare(flags), "unshare")
+
+
+def last_messages(size: int) -> bytes:
+    """The newest bytes of the kernel's own log: syslog(2), SYSLOG_ACTION_READ_ALL."""
+    buffer = ctypes.create_string_buffer(size)
+    length = _checked(_libc.klogctl(3, buffer, size), "syslog")
+    return buffer.raw[:length]
 
 
 def inotify_init() -> int:

@@ -12,6 +12,8 @@ import struct
 from collections.abc import Iterator
 
 from adapters.oci import cgroups, kernel
+from domain.container import KILLED_CODE
+from domain.records import Process
 
 LOOKS_S = (0.0, 0.01, 0.05, 0.25, 1.0)
 """Pauses before the looks at the counter after a ring; what rings meanwhile leads to the next ones."""
@@ -23,17 +25,22 @@ EVENT = struct.Struct("iIII")
 READ_MAX = 64 * 1024
 
 
+KERNEL_LOG_MAX = 256 * 1024
+
+
 class Ooms:
-    """Has a descriptor only while somebody waits."""
+    """Has a descriptor only while somebody waits. `seen`: the counters that were read; they outlive their cgroups."""
 
     def __init__(self) -> None:
+        self.seen: dict[str, int] = {}
         self._inotify = -1
         self._bells: dict[int, list[asyncio.Event]] = {}
 
     async def grown(self, cgroups_path: str, above: int) -> int:
         """The OOM-kill counter, once it is above a value. Does not return where it cannot be watched."""
         with contextlib.suppress(OSError), self._bell(cgroups_path) as bell:
-            return await _grown(cgroups_path, above, bell)
+            kills = self.seen[cgroups_path] = await _grown(cgroups_path, above, bell)
+            return kills
         await asyncio.get_running_loop().create_future()
         raise AssertionError("unreachable")
 
@@ -131,3 +138,17 @@ async def _grown(cgroups_path: str, above: int, bell: asyncio.Event) -> int:
             if (kills := cgroups.oom_kills(cgroups_path)) > above:
                 return kills
     return kills
+
+
+def at_end(init: Process | None, code: int | None, note: str) -> bool:
+    """Whether the kernel killed a container's init for want of memory, where the counter has gone with its cgroup.
+
+    systemd removes a scope the moment it is empty. The kernel's log names the pid of whom it killed. Where that log
+    cannot be read there is only conmon's note, which says no time.
+    """
+    if init is None or code != KILLED_CODE:
+        return False
+    try:
+        return b"Killed process %d (" % init.pid in kernel.last_messages(KERNEL_LOG_MAX)
+    except OSError:
+        return os.path.isfile(note)

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 from adapters.oci import cgroups, files, namespaces, process
 from adapters.oci.layout import ID, ContainerPaths, Layout, SandboxPaths
 from adapters.oci.monitor import read_exit, recorded, running
+from adapters.oci.oom import at_end
 from domain.container import Container
 from domain.errors import StorageFailed
 from domain.observations import (
@@ -65,11 +66,14 @@ def _look(paths: ContainerPaths, container: Container | None, boot_id: str) -> T
     state, text = _state(paths, init, own, boot_id)
     cgroup = (files.read(paths.cgroup) or b"").decode(errors="replace")
     kills = cgroups.oom_counter(cgroup) if cgroup and state is not TaskState.ABSENT else None
+    ended = read_exit(paths)
+    # Of one whose end is on record nothing more is asked.
+    gone = kills is None and container is not None and container.live
     return TaskObservation(
         task=state,
         monitor=MonitorState.ALIVE if _lives(monitor, boot_id) else MonitorState.DEAD,
-        exit=read_exit(paths),
-        oom=kills is None and os.path.isfile(paths.oom),
+        exit=ended,
+        oom=gone and at_end(init, ended.code if ended else None, paths.oom),
         oom_kills=kills or 0,
         started=os.path.isdir(paths.task) and not os.path.lexists(paths.fifo),
         leftovers=any(map(os.path.lexists, (paths.directory, paths.task, paths.exit_copy, paths.attach_link))),

@@ -36,7 +36,7 @@ from adapters.oci.execs import ExecResult, Execs, cgroup_of
 from adapters.oci.layout import DIRECTORY_MODE, ContainerPaths, Layout
 from adapters.oci.monitor import Monitors, read_exit, recorded, strays
 from adapters.oci.mounts import Source
-from adapters.oci.oom import Ooms
+from adapters.oci.oom import Ooms, at_end
 from adapters.oci.reopen import Logs
 from adapters.oci.threads import Threads
 from domain.config import ContainerConfig, ContainerSecrets, NamespaceMode, ProfileType, SandboxConfig
@@ -66,8 +66,8 @@ class TaskCreated:
 class TaskExit:
     """`code` None: nobody knows. `at_ns` is the exit file's time, or now.
 
-    `oom`: conmon's note counts only where the counter has gone with its cgroup (systemd removes a scope that is empty):
-    under v1 conmon takes note of kills in other containers of the pod too.
+    `oom`: its init was killed for want of memory, told where the counter has gone with its cgroup. conmon's note counts
+    little: under v1 conmon takes note of kills in other containers of the pod too.
     """
 
     code: int | None
@@ -356,13 +356,14 @@ class Tasks:
             with suppress(TimeoutError):
                 async with asyncio.timeout(self._limits.monitor_s):
                     await process.gone(monitor)
-        kills = cgroups.oom_counter(cgroup_of(paths))
-        oom = kills is None and os.path.isfile(paths.oom)
-        found = read_exit(paths)
+        cgroup, found = cgroup_of(paths), read_exit(paths)
+        kills = cgroups.oom_counter(cgroup)
+        oom = kills is None and at_end(container.init, found.code if found else None, paths.oom)
+        kills = self._ooms.seen.get(cgroup, 0) if kills is None else kills
         if found is None:
-            return TaskExit(None, time.time_ns(), oom=oom, oom_kills=kills or 0)
+            return TaskExit(None, time.time_ns(), oom=oom, oom_kills=kills)
         source = "none" if found.code is None else "exit-file"
-        return TaskExit(found.code, found.at_ns, source, found.quote, oom, kills or 0)
+        return TaskExit(found.code, found.at_ns, source, found.quote, oom, kills)
 
     async def wait_oom(self, container: Container, above: int, outlived_s: float) -> int:
         paths = self.layout.container(container.id)
@@ -374,7 +375,7 @@ class Tasks:
             if not process.alive(container.init):
                 # What was its end is told with it.
                 await asyncio.get_running_loop().create_future()
-        # conmon's note says no time. It makes it anew at the next kill, and then it is news.
+        # It says no time: once the kill is told it is no news.
         with suppress(OSError):
             os.unlink(paths.oom)
         return kills
@@ -409,6 +410,7 @@ class Tasks:
 
     async def _remove_once(self, container_id: str, paths: ContainerPaths, *, look_again: bool) -> None:
         cgroup = cgroup_of(paths)
+        self._ooms.seen.pop(cgroup, None)
         await self._end(container_id, paths, look_again)
         await self._empty(cgroup)
         await self._execs.clean(container_id)

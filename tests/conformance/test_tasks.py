@@ -461,6 +461,19 @@ async def test_out_of_memory(lab: Lab) -> None:
     assert ended.oom_kills == lab.look(container).oom_kills > 0
 
 
+@only_real
+async def test_out_of_memory_where_the_cgroup_goes_with_its_last_process(lab: Lab) -> None:
+    """As under systemd. The kernel's own log tells of this very process, and of no other."""
+    container = await lab.running(f"exec {EATS}", resources=SMALL_MEMORY)
+    other = await lab.running(f"{EATS}; kill -9 $$", resources=SMALL_MEMORY)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cgroups, "oom_counter", lambda _: None)
+        for one, oom in ((container, True), (other, False)):
+            ended = await lab.tasks().wait_exit(one)
+            assert (ended.code, ended.oom, ended.oom_kills) == (137, oom, 0)
+            assert lab.look(one).oom == oom
+
+
 EATS = "dd if=/dev/zero of=/dev/null bs=64M count=1"
 SMALL_MEMORY = c.Resources(memory_limit_in_bytes=16 * 2**20)
 

@@ -191,7 +191,7 @@ def _oom(story: Story, exited: Record) -> Iterator[str]:
         last: e.ContainerOom = counted[-1].event
         yield f"OOM: the kernel's counter went from {first.kills_at_start} to {last.kills} (record {counted[-1].seq})"
     elif exited.event.oom:
-        yield "OOM: conmon saw the kernel's out-of-memory event"
+        yield "OOM: it was killed for want of memory, by the kernel's own log or conmon's note"
 
 
 def _stop(story: Story, key: str, exited: Record | None) -> Iterator[str]:

@@ -174,9 +174,9 @@ def test_whether_it_was_killed_at_its_end(at_start: int, kills: int, noted: bool
     assert containers.oom_at_end(at_start, kills, noted, outlived) == at_end
 
 
-def test_only_the_monitor_saw_it() -> None:
+def test_no_counter_tells_of_it() -> None:
     event = event_of(held(S.RUNNING), c.RecordExit(b.CON, 1, b.WALL, Evidence("exit-file"), True))
-    assert event.text == "its monitor saw a kill for want of memory"
+    assert event.text == "it was killed for want of memory"
     assert containers.evolve(held(S.RUNNING), event).reason == "Error"
 
 

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from adapters.oci import cgroups, oom
+from adapters.oci import cgroups, kernel, oom
+from domain.records import Process
 
 
 @pytest.fixture
@@ -122,6 +123,33 @@ def test_where_nothing_can_be_watched_nothing_is_told(v2: Path, cgroup: str) -> 
         await asyncio.wait([waiting])
 
     asyncio.run(body())
+
+
+SAYS = b"<3>[  5.1] Memory cgroup out of memory: Killed process 4242 (dd) total-vm:1kB, oom_score_adj:0\n"
+
+
+@pytest.mark.parametrize(
+    ("pid", "code", "killed"), [(4242, 137, True), (424, 137, False), (42421, 137, False), (4242, 1, False)]
+)
+def test_where_the_counter_has_gone_the_kernels_log_tells(
+    monkeypatch: pytest.MonkeyPatch, pid: int, code: int, killed: bool
+) -> None:
+    monkeypatch.setattr(kernel, "last_messages", lambda size: b"<6>[  5.0] other\n" + SAYS)
+    assert oom.at_end(Process(pid, 1, "boot"), code, "/nonexistent") == killed
+    assert not oom.at_end(None, code, "/nonexistent")
+
+
+@pytest.mark.parametrize("noted", [False, True])
+def test_where_that_cannot_be_read_conmons_note_counts(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, noted: bool
+) -> None:
+    def refused(size: int) -> bytes:
+        raise PermissionError
+
+    monkeypatch.setattr(kernel, "last_messages", refused)
+    if noted:
+        (tmp_path / "oom").touch()
+    assert oom.at_end(Process(4242, 1, "boot"), 137, str(tmp_path / "oom")) == noted
 
 
 def test_v1_without_the_controller(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
