@@ -14,7 +14,8 @@ from pathlib import Path
 os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")  # grpc's fork handlers kill children of a threaded server
 
 from adapters.children import UMASK, become_parent
-from domain.errors import DaybookError, InvalidRequest
+from adapters.images import archives
+from domain.errors import DaybookError
 from service import config as configuration
 from service import maintenance, wiring
 from service.config import Config
@@ -51,9 +52,9 @@ def parser() -> argparse.ArgumentParser:
     commands = top.add_subparsers(required=True, metavar="COMMAND")
     _command(commands, "serve", serve, "run the daemon")
     _command(commands, "check", check, "is this machine fit, and what to do about each thing that is not", as_json=True)
-    load = _command(commands, "load", load_image, "load an image from an OCI layout or a docker archive")
-    load.add_argument("path", help="directory (OCI layout) or file (docker archive), with :TAG where it holds several")
-    load.add_argument("reference", help="the name it shall have, for instance registry.example/app:1")
+    load = _command(commands, "load", load_image, "load images from an OCI layout or archive, or a docker archive")
+    load.add_argument("path", help="directory (OCI layout) or archive, with :NAME for one of several that it holds")
+    load.add_argument("reference", nargs="?", default="", help="the name it shall have; without: those that it has")
     adopt_ = _command(commands, "adopt", adopt, "declare the log to be the truth for the state directory")
     adopt_.add_argument("--yes", action="store_true", help="do it; without, only say what would be done")
     purge_ = _command(commands, "purge", purge, "end all containers and remove all state, or give up one aggregate")
@@ -151,12 +152,11 @@ def check(given: argparse.Namespace) -> int:
 
 def load_image(given: argparse.Namespace) -> int:
     """Asks the running daemon through the admin socket: it alone writes the store and the log."""
-    path, _, tag = given.path.partition(":")
-    kind = "oci" if Path(path).is_dir() else "docker-archive"
-    if not Path(path).exists():
-        raise InvalidRequest(f"cannot load {path}: there is no such file or directory")
-    source = f"{kind}:{Path(path).resolve()}" + (f":{tag}" if tag else "")
-    print(wiring.load_image(_config(given), source, given.reference))
+    config = _config(given)
+    with archives.plain(given.path) as path:
+        for found in archives.loads(path, given.reference):
+            image_id = wiring.load_image(config, found.source, found.name)
+            print(image_id if given.reference else f"{image_id}  {found.name}")
     return 0
 
 

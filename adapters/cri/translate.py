@@ -21,7 +21,7 @@ LOAD = "daybook.load"
 GRACE_MAX_S = 2**31 - 1
 """68 years; a longer grace is cut, so that its end can be written in nanoseconds."""
 
-_LOAD_KINDS = ("oci:", "docker-archive:")
+_LOAD_KINDS = ("oci:", "oci-archive:", "docker-archive:")
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,5 +100,5 @@ def _source(annotations: Any, socket: str) -> str:
         raise InvalidRequest(f"annotation {LOAD} is permitted on the admin socket only")
     kind = next((k for k in _LOAD_KINDS if source.startswith(k)), None)
     if kind is None or not source.removeprefix(kind).startswith("/"):
-        raise InvalidRequest(f"annotation {LOAD} must be oci:/PATH[:REF] or docker-archive:/PATH")
+        raise InvalidRequest(f"annotation {LOAD} must be oci:, oci-archive: or docker-archive:/PATH[:REF]")
     return checks.plain(f"annotation {LOAD}", source)

@@ -170,10 +170,11 @@ def mount_namespace(daemon: int) -> Fact:
     In another one mounts of pods are seen by nobody else, and what is pinned is gone at the next start (systemd makes
     one for PrivateTmp=, ProtectSystem= and the like).
     """
-    machine = _link("/proc/1/ns/mnt")
+    # Where process 1 may not be looked at (in some containers), this command stands for the machine.
+    machine = _link("/proc/1/ns/mnt") or _link(f"/proc/{os.getpid()}/ns/mnt")
     for pid, whose in ((os.getpid(), "this command"), (daemon, f"the daemon (pid {daemon})")):
         seen = _link(f"/proc/{pid}/ns/mnt") if pid else ""
-        if seen and machine and seen != machine:
+        if seen and seen != machine:
             found = f"{whose} has one of its own: pods would lose their namespaces and mounts at a restart"
             remedy = "take PrivateTmp=, PrivateMounts=, ProtectSystem=, ReadOnlyPaths= and the like out of the unit"
             return Fact(FAIL, "mount namespace", found, remedy)

@@ -51,7 +51,7 @@ class FakeImages:
     def offer(self, reference: str, image: PulledImage, config: ImageConfig | None = None) -> None:
         """The registry has it under this reference and its digest; an `oci:` or `docker-archive:` source likewise."""
         given = Offer(image, config or ImageConfig())
-        if reference.startswith(("oci:", "docker-archive:")):
+        if reference.startswith(("oci:", "oci-archive:", "docker-archive:")):
             self._offers[reference] = given
             return
         wanted = parse(reference)

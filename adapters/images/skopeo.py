@@ -153,8 +153,15 @@ def source_of(wanted: Reference, source: str) -> str:
     if not source:
         return f"docker://{wanted}"
     kind, _, path = source.partition(":")
-    if kind not in ("oci", "docker-archive") or not path.startswith("/") or "\0" in path or len(path) > 4096:
-        raise InvalidRequest(f"cannot load image from {source[:80]!r}: it is not oci:/PATH or docker-archive:/PATH")
+    if (
+        kind not in ("oci", "oci-archive", "docker-archive")
+        or not path.startswith("/")
+        or "\0" in path
+        or len(path) > 4096
+    ):
+        raise InvalidRequest(
+            f"cannot load image from {source[:80]!r}: it is not oci:, oci-archive: or docker-archive:/PATH"
+        )
     return source
 
 

@@ -2,11 +2,13 @@
 
 import asyncio
 import errno
+import gzip
 import hashlib
 import json
 import os
 import shutil
 import signal
+import subprocess
 import time
 from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
@@ -16,6 +18,7 @@ import pytest
 
 from adapters.images import images as real_images
 from adapters.images import rootfs
+from adapters.images.archives import loads, plain
 from adapters.images.fake import FakeImages, fake_image
 from adapters.images.images import SkopeoImages
 from adapters.images.process import Ledger
@@ -457,6 +460,35 @@ class TestReal:
                 assert (got.image_id, got.layers) == (made.image_id, made.diff_ids)
             with pytest.raises(PullFailed):
                 await real.images.pull("q.io/loaded:2", "docker-archive:/nonexistent.tar")
+
+        run(body())
+
+    @pytest.mark.parametrize("packer", ["cf", "czf"])
+    def test_load_of_an_oci_archive(self, real: RealWorld, tmp_path: Path, packer: str) -> None:
+        """As skopeo and buildah write it, and compressed."""
+
+        async def body() -> None:
+            made = real.make("a", "one")
+            subprocess.run(["tar", packer, tmp_path / "a.tar", "-C", made.path, "."], check=True)
+            (found,) = loads(f"{tmp_path / 'a.tar'}:a", "q.io/loaded:1")
+            got = await real.images.pull(found.name, found.source)
+            assert (got.image_id, got.digest) == (made.image_id, made.named)
+
+        run(body())
+
+    @pytest.mark.parametrize("compressed", [False, True])
+    def test_load_of_a_docker_archive_under_its_own_name(
+        self, real: RealWorld, tmp_path: Path, compressed: bool
+    ) -> None:
+        async def body() -> None:
+            made = real.make("a", "one")
+            archive = make_docker_archive(tmp_path / "a.tar", made, "q.io/saved:1")
+            if compressed:
+                archive.write_bytes(gzip.compress(archive.read_bytes()))
+            with plain(str(archive)) as path:
+                (found,) = loads(path)
+                got = await real.images.pull(found.name, found.source)
+            assert (found.name, got.image_id) == ("q.io/saved:1", made.image_id)
 
         run(body())
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from adapters.host.fitness import FAIL
-from adapters.host.fitness import pins as pins_in
+from adapters.host.fitness import pin_directory as pins_in
 from adapters.oci import kernel, namespaces, netns
 from adapters.oci.layout import NETNS, Layout
 from adapters.oci.sandboxes import Sandboxes

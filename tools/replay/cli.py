@@ -5,9 +5,12 @@
 
 import argparse
 import os
+import re
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
+from datetime import UTC, datetime
 
 import lmdb
 
@@ -16,7 +19,7 @@ from adapters.log.readonly import open_copy, open_live
 from domain.errors import DaybookError
 from domain.node import AGGREGATES
 from tools.replay import check, listing, state, story, telling
-from tools.replay.listing import Filter
+from tools.replay.listing import Filter, Moment
 from tools.replay.names import Names, Unresolved
 from tools.replay.text import as_json, line
 from tools.replay.walk import Log, walk
@@ -25,12 +28,16 @@ DEFAULT_LOG = "/var/lib/daybook/log"
 OK, PROBLEMS, UNREADABLE = 0, 1, 2
 """Exit status. 1: `check` found something, or what was asked for is not in the log. 2: the log could not be read."""
 
+ENDINGS_MAX = 20
+TIMES = "2026-11-22T17:09, -10m (s, m, h, d); without a zone it is UTC, as the log's times are"
+AGO = re.compile(r"-(\d{1,6})([smhd])")
+UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 Write = Callable[[str], None]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """`daybook replay ARGS`. Argument errors leave through argparse, with status 2."""
-    args = parser().parse_args(argv)
+    args = parser().parse_args(joined(sys.argv[1:] if argv is None else argv))
     try:
         with _open(args) as log:
             return answer(args, log, _write)
@@ -46,26 +53,51 @@ def main(argv: Sequence[str] | None = None) -> int:
         return UNREADABLE
 
 
+def joined(words: Sequence[str]) -> list[str]:
+    """`--since -10m` as one word: argparse would take the second for an option."""
+    made: list[str] = []
+    for word in words:
+        if made and made[-1] in ("--since", "--until") and AGO.fullmatch(word):
+            made[-1] = f"{made[-1]}={word}"
+        else:
+            made.append(word)
+    return made
+
+
 def parser() -> argparse.ArgumentParser:
-    shared = argparse.ArgumentParser(add_help=False)
-    shared.add_argument("--log", default=DEFAULT_LOG, metavar="DIR", help=f"the log's directory ({DEFAULT_LOG})")
-    shared.add_argument("--copy", action="store_true", help="DIR is a copy that nobody writes to")
-    shared.add_argument("--json", action="store_true", help="JSON: lines for `log`, one document else")
-    made = argparse.ArgumentParser(prog="daybook replay", description="What the event log says. Never writes to it.")
+    shared = _shared(argparse.SUPPRESS, argparse.SUPPRESS)
+    made = argparse.ArgumentParser(
+        prog="daybook replay",
+        description="What the event log says. Never writes to it.",
+        parents=[_shared(DEFAULT_LOG, False)],
+    )
     commands = made.add_subparsers(dest="command", required=True)
     _log_arguments(commands.add_parser("log", parents=[shared], help="one line per event"))
     at = commands.add_parser("state", parents=[shared], help="the node as it was at a record")
     at.add_argument("--at", type=_sequence, metavar="SEQ", help="after this record (the newest one)")
     at.add_argument("id", nargs="?", default="", help="one aggregate in full: id, the beginning of one, or name")
     why = commands.add_parser("why", parents=[shared], help="the story of one aggregate, and why it ended")
-    why.add_argument("id", help="id, the beginning of one, or name (NAMESPACE/POD/CONTAINER)")
+    why.add_argument(
+        "id", nargs="?", default="", help="id, the beginning of one, or name; without: what ended or failed last"
+    )
     commands.add_parser("check", parents=[shared], help="is the log whole, lawful and consistent")
     return made
 
 
+def _shared(log: str, unset: object) -> argparse.ArgumentParser:
+    """Options that stand before or after the command; where both have one, the later counts."""
+    made = argparse.ArgumentParser(add_help=False)
+    made.add_argument("--log", default=log, metavar="DIR", help=f"the log's directory ({DEFAULT_LOG})")
+    made.add_argument("--copy", action="store_true", default=unset, help="DIR is a copy that nobody writes to")
+    made.add_argument("--json", action="store_true", default=unset, help="JSON: lines for lists, one document else")
+    return made
+
+
 def _log_arguments(log: argparse.ArgumentParser) -> None:
-    log.add_argument("--since", type=_sequence, default=0, metavar="SEQ", help="from this record on")
-    log.add_argument("--until", type=_sequence, metavar="SEQ", help="up to this record")
+    log.add_argument(
+        "--since", type=_bound, default=0, metavar="SEQ|TIME", help=f"from this record or time on: {TIMES}"
+    )
+    log.add_argument("--until", type=_bound, metavar="SEQ|TIME", help="up to this record or time")
     log.add_argument("--id", default="", metavar="PREFIX", help="aggregates whose id begins so")
     log.add_argument("--kind", default="", choices=("sandbox", "container", "image", "node"))
     log.add_argument("--wire", default="", metavar="NAME", help="events of this name, container.exited")
@@ -77,6 +109,17 @@ def _sequence(text: str) -> int:
     if not 0 <= number < 2**63:
         raise ValueError
     return number
+
+
+def _bound(text: str) -> int | Moment:
+    """A record's number, a time, or how long ago. Raises ValueError."""
+    if found := AGO.fullmatch(text):
+        return Moment(time.time_ns() - int(found[1]) * UNITS_S[found[2]] * 10**9)
+    if text.isdecimal():
+        return _sequence(text)
+    at = datetime.fromisoformat(text)
+    at = at if at.tzinfo else at.replace(tzinfo=UTC)
+    return Moment(round(at.timestamp() * 10**6) * 1000)
 
 
 def answer(args: argparse.Namespace, log: Log, write: Write) -> int:
@@ -105,11 +148,21 @@ def _state(args: argparse.Namespace, log: Log, write: Write) -> int:
 
 
 def _why(args: argparse.Namespace, log: Log, write: Write) -> int:
+    if not args.id:
+        return _endings(args, log, write)
     names = Names()
     for record in log.read():
         names.learn(record)
     told = story.tell(log.read(), names.resolve(args.id), names)
     return _tell(args, write, telling.value_of(told), telling.text_of(told))
+
+
+def _endings(args: argparse.Namespace, log: Log, write: Write) -> int:
+    """The last ENDINGS_MAX, oldest first, as `log` tells them."""
+    names, width = Names(), len(str(log.head().seq))
+    for record in listing.endings(log.read(), names, ENDINGS_MAX):
+        write(as_json(listing.value_of(record, names)) if args.json else listing.text_of(record, names, width))
+    return OK
 
 
 def _check(args: argparse.Namespace, log: Log, write: Write) -> int:

@@ -1,5 +1,6 @@
 """`replay log`: one line per event. A record that cannot be read stands in its place and says why."""
 
+from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -19,17 +20,44 @@ WORDS_WIDTH = 160
 
 
 @dataclass(frozen=True, slots=True)
-class Filter:
-    """Which records are shown; `until` is included, `wire` may lack its version, `limit` 0 means all."""
+class Moment:
+    """A time of the wall clock."""
 
-    since: int = 0
-    until: int | None = None
+    wall_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class Filter:
+    """Which records are shown; `until` is included, `wire` may lack its version, `limit` 0 means all.
+
+    Of times each record's own counts, as a clock may have been set back between two; one that cannot be read has none
+    and is shown.
+    """
+
+    since: int | Moment = 0
+    until: int | Moment | None = None
     id: str = ""
     kind: str = ""
     wire: str = ""
     limit: int = 0
 
+    def past(self, record: Found) -> bool:
+        """Nothing that follows can be meant."""
+        return isinstance(self.until, int) and record.seq > self.until
+
+    def _in_time(self, record: Found) -> bool:
+        if isinstance(self.since, int) and record.seq < self.since:
+            return False
+        if not isinstance(record, Record):
+            return True
+        at = record.at.wall_ns
+        early = isinstance(self.since, Moment) and at < self.since.wall_ns
+        late = isinstance(self.until, Moment) and at > self.until.wall_ns
+        return not early and not late
+
     def takes(self, record: Found) -> bool:
+        if not self._in_time(record):
+            return False
         kind, name = e.split_key(record.key)
         if self.kind and kind != self.kind:
             return False
@@ -44,15 +72,35 @@ def select(records: Iterable[Found], wanted: Filter, names: Names) -> Iterator[F
     """The records that the filter takes. `names` learns from all, also from those before the first one shown."""
     shown = 0
     for record in records:
-        if wanted.until is not None and record.seq > wanted.until:
+        if wanted.past(record):
             return
         names.learn(record)
-        if record.seq < wanted.since or not wanted.takes(record):
+        if not wanted.takes(record):
             continue
         yield record
         shown += 1
         if shown == wanted.limit:
             return
+
+
+ENDINGS = (
+    e.ContainerExited,
+    e.ContainerStartFailed,
+    e.ContainerCreateFailed,
+    e.SandboxRunFailed,
+    e.ImagePullFailed,
+)
+"""What somebody may ask the reason of."""
+
+
+def endings(records: Iterable[Found], names: Names, most: int) -> Iterator[Found]:
+    """The last that ended or failed. `names` learns from all."""
+    last: deque[Found] = deque(maxlen=most)
+    for record in records:
+        names.learn(record)
+        if isinstance(record, Record) and isinstance(record.event, ENDINGS):
+            last.append(record)
+    yield from last
 
 
 def text_of(record: Found, names: Names, seq_width: int) -> str:

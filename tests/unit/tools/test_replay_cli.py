@@ -15,8 +15,9 @@ from adapters.log.store import open_writing
 from domain.node import AGGREGATES, SCHEMA
 from tests.support import histories
 from tests.support.histories import CONTAINER, SANDBOX
-from tools.replay import cli
+from tools.replay import cli, listing
 from tools.replay.cli import OK, PROBLEMS, UNREADABLE, main
+from tools.replay.names import Names
 
 ROOT = Path(__file__).parents[3]
 COMMANDS = (["log"], ["state"], ["state", CONTAINER], ["why", "nginx"], ["why", SANDBOX[:6]], ["check"])
@@ -163,7 +164,17 @@ def test_a_name_that_may_mean_several(capsys: pytest.CaptureFixture[str], tmp_pa
     assert [line.split()[-1] for line in lines[1:]] == ["default/web-0/nginx", "default/web-0/sidecar"]
 
 
-@pytest.mark.parametrize("arguments", [[], ["why"], ["log", "--since", "-1"], ["log", "--kind", "pod"], ["plan"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [],
+        ["log", "--since", "-1"],
+        ["log", "--since", "soon"],
+        ["log", "--since", "-5y"],
+        ["log", "--kind", "pod"],
+        ["plan"],
+    ],
+)
 def test_arguments_that_mean_nothing(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as left:
         main(arguments)
@@ -199,8 +210,37 @@ def test_the_module_is_a_command_and_ends_quietly_when_nobody_reads(directory: P
         (["--wire", "container.exited/1"], [12]),
         (["--wire", "container.exited/2"], []),
         (["--limit", "2"], [1, 2]),
+        (["--until", "2026-09-21T14:13:20Z", "--limit", "1"], [1]),
+        (["--until", "2026-09-21T14:13:19"], []),
+        (["--since", "2026-09-21T15:13:20+01:00", "--until", "2"], [1, 2]),
+        (["--since", "2027-01-01"], []),
+        (["--until", "-1d", "--kind", "image"], [2, 3]),
+        (["--since", "-10m"], []),
     ],
 )
 def test_filters(directory: Path, arguments: list[str], seqs: list[int], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["log", "--log", str(directory), "--copy", "--json", *arguments]) == OK
     assert [json.loads(line)["seq"] for line in capsys.readouterr().out.splitlines()] == seqs
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_options_go_before_the_command_as_well(
+    directory: Path, first: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ["--log", str(directory), "--copy", "--json"]
+    assert main([*options, "log", "--limit", "1"] if first else ["log", "--limit", "1", *options]) == OK
+    assert json.loads(capsys.readouterr().out)["seq"] == 1
+    assert main(["--log", "/nonexistent", "log", "--limit", "1", *options]) == OK, "the later one counts"
+
+
+def test_why_without_an_id_lists_what_ended_last(directory: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["why", "--log", str(directory), "--copy"]) == OK
+    (told,) = capsys.readouterr().out.splitlines()
+    assert told.lstrip().startswith("12 ") and "container.exited" in told
+
+
+def test_what_ended_last_is_bounded(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    records = list(histories.clean_life().log.read())
+    ended = next(record for record in records if "exited" in getattr(record, "wire", ""))
+    told = list(listing.endings([*records, *[ended] * 30], Names(), 20))
+    assert told == [ended] * 20
