@@ -49,6 +49,12 @@ def test_daybook_finds_it_fit(installed: Guest) -> None:
     assert "FAIL" not in said, said
 
 
+def test_the_daemon_has_put_its_profile_into_the_kernel(installed: Guest) -> None:
+    """What it does there is asked by tests/conformance/test_apparmor.py, which runs on such a machine alone."""
+    assert "daybook-default (enforce)" in installed.check("cat /sys/kernel/security/apparmor/profiles").splitlines()
+    assert installed.check("daybook check | grep -w AppArmor").split() == ["ok", "AppArmor", "daybook-default"]
+
+
 def test_the_unit_runs_and_nothing_has_failed(installed: Guest) -> None:
     assert installed.check("systemctl is-active daybook.service") == "active"
     assert installed.check("systemctl is-system-running --wait", BOOTED_S) == "running"
