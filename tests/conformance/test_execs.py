@@ -32,6 +32,7 @@ from tests.conformance.test_tasks import (
     only_real,
     run_in,
 )
+from tests.support.limits import SLOWNESS
 
 NONE, SHORT_S = 0.0, 0.3
 SILENT = Command()
@@ -143,7 +144,7 @@ async def test_the_container_ends_first(lab: Lab) -> None:
     await until(lambda: ledgers(lab) != [])
     await lab.tasks().stop(container, lab.deadline(0), never)
     with pytest.raises(ExecFailed):
-        await asyncio.wait_for(work, 5)
+        await asyncio.wait_for(work, 5 * SLOWNESS)
     assert ledgers(lab) == []
 
 
@@ -179,7 +180,7 @@ async def in_sandbox(lab: Lab, shell: Any = STOPS, **values: Any) -> tuple[Conta
 
 
 async def until(true: Any, seconds: float = 10.0) -> None:
-    end = time.monotonic() + seconds
+    end = time.monotonic() + seconds * SLOWNESS
     while not true():
         assert time.monotonic() < end, true
         await asyncio.sleep(0.005)
@@ -214,7 +215,7 @@ async def test_a_child_that_keeps_the_pipes_does_not_hold_the_answer(lab: Lab) -
     argv = ("/bin/sh", "-c", "echo said; setsid sleep 1000 & exit 7")
     done = await lab.tasks().exec_sync(container, argv, NONE)
     assert (done.stdout, done.code) == (b"said\n", 7)
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 5 * SLOWNESS
     nothing_left(lab, container, before)
 
 
@@ -284,7 +285,7 @@ async def test_a_helper_that_holds_the_output_ends_and_the_others_live_on(lab: L
     text = f"echo said; {HELPER} setsid sleep 1001 & sleep 1002 2>/dev/null & exit 7"
     done = await lab.tasks().exec_sync(container, ("/bin/sh", "-c", text), NONE, keep=True)
     assert (done.stdout, done.code) == (b"said\n", 7)
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 5 * SLOWNESS
     assert [command_line(str(pid)).strip() for pid in members(container) - before] == ["sleep 1000"]
 
 
@@ -455,7 +456,7 @@ async def test_the_container_ends_by_itself(lab: Lab) -> None:
     container = await lab.running(STOPS)
     with pytest.raises(ExecFailed, match="container ended"):
         await asyncio.wait_for(
-            lab.tasks().exec_sync(container, ("/bin/sh", "-c", "kill -TERM 1; sleep 1000"), NONE), 10
+            lab.tasks().exec_sync(container, ("/bin/sh", "-c", "kill -TERM 1; sleep 1000"), NONE), 10 * SLOWNESS
         )
     assert (await lab.tasks().wait_exit(container)).code == 5
 
@@ -469,7 +470,7 @@ async def test_removal_ends_a_command_and_clears_its_ledger(lab: Lab) -> None:
     await lab.tasks().remove(container.id)
     assert ledgers(lab) == []
     with pytest.raises(DaybookError):
-        await asyncio.wait_for(work, 5)
+        await asyncio.wait_for(work, 5 * SLOWNESS)
 
 
 @only_real

@@ -20,6 +20,7 @@ from domain.config import DnsConfig, PortMapping
 from domain.errors import Failure, InvalidRequest, NetworkFailed, TimedOut
 from domain.observations import Mark
 from tests.support.cni_lab import LABS, MARK, POOL, BridgeLab, ScriptedLab, inside, reach, sandbox
+from tests.support.limits import SLOWNESS
 
 GONE = ""
 
@@ -62,7 +63,7 @@ def run_on(lab: Any, body: Body, **options: Any) -> None:
         await network.start()
         try:
             await lab.settled(network)
-            await asyncio.wait_for(body(lab, network), 60)
+            await asyncio.wait_for(body(lab, network), 60 * SLOWNESS)
             for one in set(network.observe()):
                 await network.delete(one, lab.netns(one))
         finally:
@@ -631,7 +632,7 @@ async def test_the_directory_is_watched(lab: Any, network: Any) -> None:
         looked = asyncio.ensure_future(network.watcher.looked())
         await asyncio.sleep(0)
         change()
-        await asyncio.wait_for(looked, 10)
+        await asyncio.wait_for(looked, 10 * SLOWNESS)
         return str(network.ready())
 
     away = lab.path / "away"
@@ -656,11 +657,11 @@ def test_a_directory_that_comes_later(scripted: ScriptedLab) -> None:
             looked = asyncio.ensure_future(network.watcher.looked())
             await asyncio.sleep(0)
             change()
-            await asyncio.wait_for(looked, 10)
+            await asyncio.wait_for(looked, 10 * SLOWNESS)
         looked = asyncio.ensure_future(network.watcher.looked())
         await asyncio.sleep(0)
         (lab.conf / "10-net.conflist").rename(lab.path / "etc/net.d/10-net.conflist")
-        await asyncio.wait_for(looked, 10)
+        await asyncio.wait_for(looked, 10 * SLOWNESS)
         assert network.ready() == ""
 
     run_on(scripted, body, conf_dir=str(scripted.path / "etc/net.d"))
@@ -695,7 +696,7 @@ async def test_a_host_port_leads_to_the_pod(lab: Any, network: Any) -> None:
     await network.delete(pod.id, lab.netns(pod.id))
     assert "rules" not in lab.left()
     with inside(lab.host, socket.socket) as out, pytest.raises(OSError):
-        out.settimeout(5)
+        out.settimeout(5 * SLOWNESS)
         out.connect(("127.0.0.1", 8088))
 
 

@@ -28,12 +28,13 @@ from domain.lifecycle import ContainerState, SandboxState
 from domain.observations import InfraState, MonitorState, NamespaceState, TaskState
 from domain.sandbox import Sandbox
 from tests.support.inventory import NOTHING, inventory
+from tests.support.limits import SLOWNESS
 from tests.support.namespaces import as_found
 
 LOG_ID = "feedc0ffee12" + "0" * 20
 MARK = {"log_id": LOG_ID, "seq": 7}
 HOST_POD = c.NamespaceOptions(c.NamespaceMode.NODE, c.NamespaceMode.CONTAINER, c.NamespaceMode.POD)
-FAR_S = 60
+FAR_S = 60 * SLOWNESS
 
 # What a container does, as the fake's Program and as a shell's text. `ready` tells the test that the trap is set.
 READY = "echo > /sync/ready; "
@@ -72,7 +73,7 @@ class Lab:
             layers=lambda _: [self.path / "image"],
             mount_rootfs=self._mount,
             unmount=self._unmount,
-            **{"limits": Limits(kill_s=5, monitor_s=3), **self.options},
+            **{"limits": Limits(kill_s=5 * SLOWNESS, monitor_s=3 * SLOWNESS), **self.options},
         )
 
     def sandboxes(self) -> Any:
@@ -150,7 +151,7 @@ class Lab:
         if self.real:
             fd = os.open(self.path / f"sync-{container.id[:8]}" / "ready", os.O_RDONLY | os.O_NONBLOCK)
             try:
-                await asyncio.wait_for(process.readable(fd), 20)
+                await asyncio.wait_for(process.readable(fd), 20 * SLOWNESS)
             finally:
                 os.close(fd)
 
@@ -224,7 +225,7 @@ def run_in(lab: Lab, body: Body) -> None:
 
     async def whole() -> None:
         try:
-            await asyncio.wait_for(body(lab), 90)
+            await asyncio.wait_for(body(lab), 90 * SLOWNESS)
         finally:
             lab.options = {}
             await lab.clean()
@@ -488,10 +489,10 @@ async def test_a_kill_for_want_of_memory_that_it_outlives_is_told_at_once(lab: L
         waiting = asyncio.ensure_future(tasks.wait_oom(container, kills, 0.2))
         done = await tasks.exec_sync(container, ("/bin/sh", "-c", EATS), 20)
         assert done.code == 137
-        assert await asyncio.wait_for(waiting, 5) == kills + 1
+        assert await asyncio.wait_for(waiting, 5 * SLOWNESS) == kills + 1
         kills += 1
         assert not os.path.exists(lab.layout.container(container.id).oom), "conmon's note says no time"
-    assert await asyncio.wait_for(tasks.wait_oom(container, 0, 0.2), 5) == kills, "also what was before"
+    assert await asyncio.wait_for(tasks.wait_oom(container, 0, 0.2), 5 * SLOWNESS) == kills, "also what was before"
     assert len(os.listdir("/proc/self/fd")) == before
     waiting = asyncio.ensure_future(tasks.wait_oom(container, kills, 5.0))
     process.send_signal(container.init, signal.SIGKILL)

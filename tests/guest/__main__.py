@@ -1,16 +1,18 @@
-"""python -m tests.guest build | run COMMAND | shell: see README.md beside this file."""
+"""python -m tests.guest build | run COMMAND | shell | whole: see README.md beside this file."""
 
 import argparse
 import sys
 import time
 
-from tests.guest import qemu, readme, roots
+from tests.guest import qemu, readme, roots, whole
 from tests.guest.image import image
 from tests.guest.layers import say
 
 
 def main() -> int:
     arguments = _arguments()
+    if arguments.what == "whole":
+        return whole.main()
     begun = time.monotonic()
     disk = image(arguments.debian, arguments.suite)
     say(f"{disk.disk} is ready after {time.monotonic() - begun:.1f} s")
@@ -29,7 +31,7 @@ def main() -> int:
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.guest", description="A Debian guest with Daybook")
-    parser.add_argument("what", choices=("build", "run", "shell"))
+    parser.add_argument("what", choices=("build", "run", "shell", "whole"))
     parser.add_argument("command", nargs="*", help="for run: a shell's text, run by root in the guest")
     parser.add_argument("--debian", type=int, choices=sorted(roots.RELEASES), default=12)
     parser.add_argument("--suite", action="store_true", help="with the test suite's environment in /opt/suite")

@@ -42,7 +42,8 @@ SRC = "/usr/src/daybook"
 NOT_INSTALLED = ("tests/", ".ci/", "CHANGELOG.md", "README.md")
 """An edit there needs no new layer."""
 
-SUITE_LOCK = "requirements.lock"
+SUITE_LOCKS = ("requirements-test.lock", "requirements.lock")
+"""The first that there is."""
 
 
 class BuildFailed(RuntimeError):
@@ -113,14 +114,15 @@ def daybook(release: int) -> Root:
 
 def suite(release: int) -> Root:
     """Daybook, and the packages and the virtual environment (/opt/suite) of its test suite. Raises BuildFailed."""
-    files = {f"/usr/src/{SUITE_LOCK}": checkout()[SUITE_LOCK]}
+    known = checkout()
+    lock = next(name for name in SUITE_LOCKS if name in known)
     lines = (
         f"apt-get install --no-install-recommends {' '.join(SUITE_PACKAGES)}",
         "apt-get clean",
         "python3 -m venv /opt/suite",
-        f"/opt/suite/bin/pip install --require-hashes --no-deps -r /usr/src/{SUITE_LOCK}",
+        f"/opt/suite/bin/pip install --require-hashes --no-deps -r /usr/src/{lock}",
     )
-    return above(packages(release), f"debian{release}-suite", lines, files)
+    return above(packages(release), f"debian{release}-suite", lines, {f"/usr/src/{lock}": known[lock]})
 
 
 def above(below: Root, name: str, lines: Sequence[str], files: Mapping[str, bytes] = MappingProxyType({})) -> Root:
@@ -146,6 +148,11 @@ def checkout() -> dict[str, bytes]:
     listed = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
     names = subprocess.run(listed, cwd=ROOT, check=True, capture_output=True, text=True).stdout.split("\0")
     return {name: (ROOT / name).read_bytes() for name in names if name and (ROOT / name).is_file()}
+
+
+def tests() -> dict[str, bytes]:
+    """What runs beside an installed Daybook: the tests alone, so that all else is what was installed."""
+    return {name: data for name, data in checkout().items() if name.startswith("tests/")}
 
 
 def _sources(suite: str) -> str:

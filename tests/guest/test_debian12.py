@@ -22,7 +22,7 @@ INSIDE_SLOWNESS = 5 * SLOWNESS
 
 @pytest.fixture(scope="module")
 def guest() -> Iterator[Guest]:
-    with qemu.boot(image(12), roots.checkout()) as booted:
+    with qemu.boot(image(12), roots.tests()) as booted:
         yield booted
 
 

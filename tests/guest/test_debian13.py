@@ -17,7 +17,7 @@ LIMIT_S = 300.0 * SLOWNESS
 
 @pytest.fixture(scope="module")
 def debian() -> Iterator[Rooted]:
-    with entered(roots.daybook(13), roots.checkout()) as made:
+    with entered(roots.daybook(13), roots.tests()) as made:
         yield made
     assert made.place.name not in Path("/proc/self/mountinfo").read_text()
     assert not made.place.exists() and own_cgroups() == []

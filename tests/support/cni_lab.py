@@ -23,6 +23,7 @@ from adapters.oci.namespaces import make as pin
 from domain.config import SandboxConfig
 from domain.lifecycle import SandboxState
 from domain.sandbox import Sandbox
+from tests.support.limits import SLOWNESS
 
 T = TypeVar("T")
 
@@ -110,7 +111,7 @@ class RealLab:
         (self.conf / "new").rename(self.conf / file)
 
     def network(self, **options: Any) -> CniNetwork:
-        limits = Limits(plugin_s=20, chain_s=30, status_s=5, poll_s=60)
+        limits = Limits(plugin_s=20 * SLOWNESS, chain_s=30 * SLOWNESS, status_s=5 * SLOWNESS, poll_s=60)
         given: dict[str, Any] = {"conf_dir": str(self.conf), "bin_dirs": [str(self.bin)], "limits": limits}
         given |= {"collects": True, **options}
         return CniNetwork(str(self.cache), **given)
@@ -250,7 +251,7 @@ class BridgeLab(RealLab):
     def run(self, *argv: str, where: str = "") -> str:
         """A command in the namespace given, or in the one that is taken for the host's."""
         argv = ("nsenter", f"--net={where or self.host}", "--", *argv)
-        return subprocess.run(argv, check=True, capture_output=True, text=True, timeout=20).stdout
+        return subprocess.run(argv, check=True, capture_output=True, text=True, timeout=20 * SLOWNESS).stdout
 
     def left(self) -> Any:
         found = super().left()
@@ -292,8 +293,8 @@ def reach(server: str, client: str, address: str, port: int, *, at: tuple[str, i
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind((address, port))
         listener.listen()
-        listener.settimeout(10)
-        out.settimeout(10)
+        listener.settimeout(10 * SLOWNESS)
+        out.settimeout(10 * SLOWNESS)
         out.connect(at or (address, port))
         accepted, _ = listener.accept()
         with accepted:

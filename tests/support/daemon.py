@@ -36,12 +36,13 @@ from domain.records import Record, Unreadable
 from proto import api_pb2 as pb
 from proto.api_pb2_grpc import ImageServiceStub, RuntimeServiceStub
 from tests.support.inventory import NOTHING, Inventory, inventory
+from tests.support.limits import SLOWNESS, patient
 from tests.support.namespaces import as_found
 from tests.support.oci_layout import BuiltImage, make_oci_layout
 
 T = TypeVar("T")
 ROOT = Path(__file__).parents[2]
-READY_S, END_S, POLL_S = 15.0, 15.0, 0.005
+READY_S, END_S, POLL_S = 15.0 * SLOWNESS, 15.0 * SLOWNESS, 0.005
 IMAGE = "registry.example/busybox:1"
 FAULTY = ROOT / "tests" / "crash" / "faulty_daemon.py"
 STANDIN = ROOT / "tests" / "crash" / "standins" / "standin"
@@ -66,8 +67,8 @@ class Stubs(tuple[Any, Any]):
 
 
 def until(what: Callable[[], T], seconds: float = 10.0, text: str = "") -> T:
-    """The first true value of `what`. Fails after `seconds`."""
-    end = time.monotonic() + seconds
+    """The first true value of `what`. Fails after `seconds` of a usual machine."""
+    end = time.monotonic() + seconds * SLOWNESS
     while not (found := what()):
         if time.monotonic() > end:
             raise AssertionError(f"not within {seconds:g} s: {text or what}")
@@ -295,11 +296,11 @@ class Machine:
         """One of our own commands with this configuration: `command("purge", "--yes")`."""
         assert self.log_id in {"", *self.log_ids}, "remembered, as `purge` may take the mark away"
         argv = [sys.executable, "-m", "service.main", words[0], "--config", str(self.config_file), *words[1:]]
-        return subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, timeout=seconds)
+        return subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, timeout=seconds * SLOWNESS)
 
     def replay(self, *words: str) -> "subprocess.CompletedProcess[str]":
         argv = [sys.executable, "-m", "tools.replay", *words, "--log", str(self.log_directory)]
-        return subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, timeout=60)
+        return subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, timeout=60 * SLOWNESS)
 
     def records(self) -> list[Record | Unreadable]:
         """The log, read beside or after the daemon."""
@@ -319,7 +320,7 @@ class Machine:
     def channel(self, admin: bool = False) -> Any:
         """One of the caller's own, for a thread that lives through several daemons; the caller closes it."""
         options = (*client.OPTIONS, ("grpc.use_local_subchannel_pool", 1))
-        return grpc.insecure_channel(f"unix:{self.socket(admin)}", options=options)
+        return patient(grpc.insecure_channel(f"unix:{self.socket(admin)}", options=options))
 
     def _close_channels(self) -> None:
         for channel in self._channels.values():
@@ -382,7 +383,7 @@ class Machine:
     def await_clean(self, before: Inventory | None = None, seconds: float = 10.0) -> None:
         """Fails where more than `before` is left after a while: the daemon cleans up in the background."""
         wanted = before or NOTHING
-        end = time.monotonic() + seconds
+        end = time.monotonic() + seconds * SLOWNESS
         while (left := self.left()) != wanted and time.monotonic() < end:
             time.sleep(0.02)
         assert left == wanted, f"{difference(left, wanted)}; the daemon said: {self._said()}"

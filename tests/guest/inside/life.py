@@ -48,7 +48,7 @@ CONFLIST = {
         {"type": "portmap", "capabilities": {"portMappings": True}},
     ],
 }
-NET_D = Path("/etc/cni/net.d")
+NET_D, CONFLIST_NAME = Path("/etc/cni/net.d"), "10-life.conflist"
 UID, GRACE_S, MEMORY_LIMIT = 1000, 10, 24 << 20
 TOKEN = "what a service account's token would be"
 SAYS = "id -u; cat /var/run/secrets/token; echo kept > /scratch/mine; trap 'exit 5' TERM; echo ready; "
@@ -102,7 +102,7 @@ class Life:
 
     def a_pod_network_is_found(self) -> None:
         NET_D.mkdir(parents=True, exist_ok=True)
-        (NET_D / "10-life.conflist").write_text(json.dumps(CONFLIST))
+        (NET_D / CONFLIST_NAME).write_text(json.dumps(CONFLIST))
         until(lambda: self.conditions().get("NetworkReady") == "", f"the network is ready: {self.conditions()}")
 
     def an_image_is_loaded(self) -> None:
@@ -174,6 +174,7 @@ class Life:
         need(self.address not in os.listdir("/var/lib/cni/networks/life"), f"{self.address} is still taken")
         rules = run("iptables-save")
         need(self.pod_id[:12] not in rules and self.address not in rules, f"rules are left: {rules}")
+        (NET_D / CONFLIST_NAME).unlink()
 
     def the_log_is_whole(self) -> None:
         run("daybook", "replay", "check")
