@@ -466,7 +466,7 @@ async def test_out_of_memory(lab: Lab) -> None:
 async def test_out_of_memory_where_the_cgroup_goes_with_its_last_process(lab: Lab) -> None:
     """As under systemd. The kernel's own log tells of this very process, and of no other."""
     container = await lab.running(f"exec {EATS}", resources=SMALL_MEMORY)
-    other = await lab.running(f"{EATS}; kill -9 $$", resources=SMALL_MEMORY)
+    other = await lab.running(f"{EATS}; exit 137", resources=SMALL_MEMORY)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(cgroups, "oom_counter", lambda _: None)
         for one, oom in ((container, True), (other, False)):
