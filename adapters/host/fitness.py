@@ -172,7 +172,7 @@ def mount_namespace(daemon: int) -> Fact:
     """
     # Where process 1 may not be looked at (in some containers), this command stands for the machine.
     machine = _link("/proc/1/ns/mnt") or _link(f"/proc/{os.getpid()}/ns/mnt")
-    for pid, whose in ((os.getpid(), "this command"), (daemon, f"the daemon (pid {daemon})")):
+    for pid, whose in ((os.getpid(), "this process"), (daemon, f"the daemon (pid {daemon})")):
         seen = _link(f"/proc/{pid}/ns/mnt") if pid else ""
         if seen and seen != machine:
             found = f"{whose} has one of its own: pods would lose their namespaces and mounts at a restart"

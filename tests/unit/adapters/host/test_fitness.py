@@ -146,7 +146,7 @@ def test_what_a_file_system_cannot_promise_is_told(tmp_path: Path, magic: int, l
     [
         ({"1": "mnt:[1]", "me": "mnt:[1]", "7": "mnt:[1]"}, 7, OK, ""),
         ({"1": "mnt:[1]", "me": "mnt:[1]", "7": "mnt:[2]"}, 7, FAIL, "daemon (pid 7)"),
-        ({"1": "mnt:[1]", "me": "mnt:[2]"}, 0, FAIL, "this command"),
+        ({"1": "mnt:[1]", "me": "mnt:[2]"}, 0, FAIL, "this process"),
         ({"1": "mnt:[1]", "me": "mnt:[1]"}, 7, OK, ""),
         ({"me": "mnt:[1]"}, 0, OK, ""),
         ({"me": "mnt:[1]", "7": "mnt:[2]"}, 7, FAIL, "daemon (pid 7)"),
