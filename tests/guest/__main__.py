@@ -37,7 +37,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--suite", action="store_true", help="with the test suite's environment in /opt/suite")
     parser.add_argument("--memory", type=int, default=qemu.MEMORY_MIB, help="MiB")
     parser.add_argument("--limit", type=float, default=600.0, help="seconds for the command of run")
-    return parser.parse_args()
+    return parser.parse_intermixed_args()
 
 
 def _run(guest: qemu.Guest, command: list[str], limit_s: float) -> int:
