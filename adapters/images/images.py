@@ -214,10 +214,10 @@ class SkopeoImages:
         """The digest that the reference names, the manifests that a copy may then bring (none: it brings that one), and
         what skopeo must be told to take this machine's.
 
-        By digest the registry is asked only when nothing may be left to copy: that it still lets us have it. An archive
+        By digest it is asked too: that the registry still lets us have it, and which image of an index. A docker archive
         has no manifest to name.
         """
-        if origin.startswith("docker-archive:") or (wanted.digest and self._held(wanted, wanted.digest) is None):
+        if origin.startswith("docker-archive:"):
             return wanted.digest, frozenset(), ()
         raw = await self._skopeo.inspect(wanted, origin, ledger, credentials)
         digest = "sha256:" + hashlib.sha256(raw).hexdigest()

@@ -422,6 +422,9 @@ class TestReal:
             made = real.make("m", "one", multi_arch=True, platform=platform)
             got = await real.images.pull(real.reference("m"))
             assert (got.digest, got.image_id) == (made.index, made.image_id)
+            await real.images.remove(got.image_id)
+            got = await real.images.pull(f"{real.registry.host}/x@{made.index}")
+            assert (got.digest, got.image_id) == (made.index, made.image_id)
             loaded = await real.images.pull("q.io/loaded:1", f"oci:{made.path}:m")
             assert loaded.image_id == made.image_id
 
