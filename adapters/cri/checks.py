@@ -28,7 +28,7 @@ ID_MAX = 2**31 - 1
 """A larger uid wraps to root somewhere on its way (CVE-2024-40635)."""
 
 _NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?")
-_HOSTNAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?")
+_HOSTNAME = re.compile(r"[!-~]+")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 
 
@@ -58,6 +58,7 @@ def plain(field: str, value: str, longest: int = 4096) -> str:
 
 
 def hostname(value: str) -> str:
+    """The kernel takes anything; a kubelet without a cluster domain sends names that end with a dot."""
     require(len(value) <= HOSTNAME_MAX, f"hostname is longer than {HOSTNAME_MAX} characters")
     require(not value or _HOSTNAME.fullmatch(value) is not None, f"hostname {shown(value)} is not a host name")
     return value

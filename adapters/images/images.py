@@ -214,8 +214,8 @@ class SkopeoImages:
         """The digest that the reference names, the manifests that a copy may then bring (none: it brings that one), and
         what skopeo must be told to take this machine's.
 
-        By digest it is asked too: that the registry still lets us have it, and which image of an index. A docker archive
-        has no manifest to name.
+        By digest it is asked too: that the registry still lets us have it, and which image of an index. An archive of
+        docker's has no manifest to name.
         """
         if origin.startswith("docker-archive:"):
             return wanted.digest, frozenset(), ()

@@ -18,7 +18,8 @@ from domain.errors import InvalidRequest
         lambda: checks.name("n", "a\n"),
         lambda: checks.hostname("a\nroot"),
         lambda: checks.hostname("a" * 65),
-        lambda: checks.hostname("-a"),
+        lambda: checks.hostname("a b"),
+        lambda: checks.hostname("\u00e4"),
         lambda: checks.plain("f", "a\u2028b"),
         lambda: checks.path("f", "relative"),
         lambda: checks.path("f", "/a/../b"),
@@ -52,7 +53,8 @@ def test_refuses(refused: Callable[[], object]) -> None:
 def test_takes_the_usual() -> None:
     assert checks.name("n", "coredns-5d78c9869d-x2x.v_1") == "coredns-5d78c9869d-x2x.v_1"
     assert checks.hostname("") == ""
-    assert checks.hostname("web-0.example") == "web-0.example"
+    for name in ("web-0.example", "web-0.t.ns.svc.", "-a", "a_b", "." * 64):
+        assert checks.hostname(name) == name
     assert checks.path("f", "") == ""
     assert checks.words("f", ["ndots:5", "fe80::1%eth0"]) == ("ndots:5", "fe80::1%eth0")
     assert checks.address("f", "fd00:0::1") == "fd00::1"
