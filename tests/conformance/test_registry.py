@@ -2,13 +2,13 @@
 failures. The registry is a scripted one on the loopback address (`tests.support.registry`)."""
 
 import base64
+import ctypes
 import json
 import os
 import shutil
 import socket
 import subprocess
 import time
-import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -476,18 +476,22 @@ def test_image_fs_info_is_there_from_the_start_and_cheap(s: Site) -> None:
 # --- Debian's registry ---------------------------------------------------------------------------------------------------
 
 
+def bcrypt(password: str) -> str:
+    """By libcrypt, which every Debian has; Python has no crypt any more from 3.13 on."""
+    libcrypt = ctypes.CDLL("libcrypt.so.1")
+    libcrypt.crypt.restype = ctypes.c_char_p
+    found = libcrypt.crypt(password.encode(), b"$2b$04$" + b"saltsaltsaltsaltsaltse")
+    assert found and found.startswith(b"$2b$04$"), "libcrypt does not know bcrypt"
+    return str(found.decode())
+
+
 @contextmanager
 def debians_registry(base: Path, login: tuple[str, str]) -> Iterator[str]:
     """docker-registry on the loopback address, with basic authentication; its host and port."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         host = f"127.0.0.1:{probe.getsockname()[1]}"
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        import crypt
-    (base / "htpasswd").write_text(
-        f"{login[0]}:{crypt.crypt(login[1], crypt.mksalt(crypt.METHOD_BLOWFISH, rounds=16))}\n"
-    )
+    (base / "htpasswd").write_text(f"{login[0]}:{bcrypt(login[1])}\n")
     config = {
         "version": 0.1,
         "log": {"level": "error"},
