@@ -169,7 +169,8 @@ class Ledger:
         self._facts = {"pid": 0, "start": 0}
 
     def make(self) -> None:
-        self.tmp.mkdir(parents=True, mode=0o700)
+        for directory in (self.directory, self.tmp):
+            directory.mkdir(mode=0o700, parents=True)
         self._write(sync=True)
 
     def note_child(self, pid: int) -> None:
