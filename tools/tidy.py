@@ -58,7 +58,7 @@ SPEAKS_GRPC: Mapping[str, str] = {
 """Tools that may import grpc, proto and adapters/cri, and why."""
 # fmt: on
 
-SHARED = frozenset({"adapters.children"})
+SHARED = frozenset({"adapters.children", "adapters.mountinfo"})
 """What every adapter may import besides itself: a folder for it stands where all of the kernel has one."""
 
 STARTS = ("adapters/children.py", "adapters/host/fitness.py")

@@ -17,6 +17,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from adapters import mountinfo
 from adapters.images.threads import Threads
 from domain.errors import InvalidRequest, StorageFailed
 
@@ -146,27 +147,17 @@ def unmount(target: Path) -> bool:
 
 def mounts_below(directory: Path) -> tuple[Path, ...]:
     """Mount points at or below a directory in this mount namespace, the newest first."""
-    inside = os.path.realpath(directory)
-    found = []
-    for fields in _mountinfo():
-        point = re.sub(r"\\([0-7]{3})", lambda m: chr(int(m[1], 8)), fields[4])
-        if point == inside or point.startswith(inside.rstrip("/") + "/"):
-            found.append(Path(point))
-    return tuple(reversed(found))
+    return tuple(map(Path, mountinfo.points_below(str(directory))))
 
 
 def make_private(directory: Path) -> None:
     """Raises StorageFailed."""
-    inside, best = os.path.realpath(directory), ("", False)
-    for fields in _mountinfo():
-        point = fields[4]
-        if inside == point or inside.startswith(point.rstrip("/") + "/"):
-            shared = any(option.startswith("shared:") for option in fields[6 : fields.index("-")])
-            best = max(best, (point, shared), key=lambda mount: len(mount[0]))
-    if not best[1]:
+    inside = os.path.realpath(directory)
+    found = mountinfo.holding(inside)
+    if found is None or not found.shared:
         return
     path = os.fsencode(directory)
-    steps = [(None, _MS_PRIVATE)] if best[0] == inside else [(path, _MS_BIND), (None, _MS_PRIVATE)]
+    steps = [(None, _MS_PRIVATE)] if found.point == os.fsencode(inside) else [(path, _MS_BIND), (None, _MS_PRIVATE)]
     for source, flags in steps:
         if _libc.mount(source, path, None, ctypes.c_ulong(flags), None) != 0:
             raise StorageFailed(f"cannot make {directory} a private mount: {os.strerror(ctypes.get_errno())}")
@@ -332,8 +323,3 @@ def _call(number: int, *arguments: int | bytes | None) -> int:
         code = ctypes.get_errno()
         raise OSError(code, os.strerror(code))
     return result
-
-
-def _mountinfo() -> list[list[str]]:
-    with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as file:
-        return [line.split(" ") for line in file.read().splitlines()]

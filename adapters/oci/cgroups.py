@@ -12,7 +12,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 
-from adapters.oci import kernel, process
+from adapters import mountinfo
+from adapters.oci import process
 
 DEFAULT_PARENT = "/daybook"
 MONITORS = "monitors"
@@ -43,22 +44,19 @@ class Hierarchies:
 
 @cache
 def hierarchies() -> Hierarchies:
-    with open("/proc/self/mountinfo", "rb") as file:
-        return parsed(file.read())
+    return parsed(mountinfo.read())
 
 
-def parsed(mountinfo: bytes) -> Hierarchies:
+def parsed(told: bytes) -> Hierarchies:
     """The hierarchies in a mountinfo; of several mounts of one, the first."""
     v1: dict[str, str] = {}
     unified = ""
-    for line in mountinfo.splitlines():
-        before, _, after = line.partition(b" - ")
-        kind, _, options = after.split(b" ", 2)
-        point = os.fsdecode(kernel.unescaped(before.split(b" ", 5)[4]))
-        if kind == b"cgroup2" and not unified:
+    for found in mountinfo.mounts(told):
+        point = os.fsdecode(found.point)
+        if found.kind == b"cgroup2" and not unified:
             unified = point
-        elif kind == b"cgroup":
-            for option in options.decode().split(","):
+        elif found.kind == b"cgroup":
+            for option in os.fsdecode(found.super_options).split(","):
                 name = option.removeprefix("name=")
                 if name not in ("rw", "ro", "xattr", "clone_children", "noprefix") and "=" not in name:
                     v1.setdefault(name, point)
@@ -236,7 +234,7 @@ def lies_in(pid: int, cgroups_path: str) -> bool:
     """Whether a process is where it was asked to be, in the hierarchies that limit anything (CVE-2025-47291)."""
     wanted = directory_for(cgroups_path)
     found = hierarchies()
-    lines = [line.split(":", 2) for line in _read(f"/proc/{pid}/cgroup").splitlines()]
+    lines = _memberships(str(pid))
     if found.v2:
         return any(number == "0" and path == wanted for number, _, path in lines)
     judged = [path for _, names, path in lines if set(names.split(",")) & {"memory", "pids", "cpu", "devices"}]
@@ -264,8 +262,13 @@ def monitors_home() -> str:
 def own(root: str) -> str:
     """The daemon's own cgroup below the root of the unified hierarchy or of systemd's own; empty where it has none."""
     controllers = "" if root == hierarchies().unified else "name=systemd"
-    lines = (line.split(":", 2) for line in _read("/proc/self/cgroup").splitlines())
-    return next((path for _, names, path in lines if names == controllers), "")
+    return next((path for _, names, path in _memberships("self") if names == controllers), "")
+
+
+def _memberships(pid: str) -> list[tuple[str, str, str]]:
+    """(number, controllers, path) of each hierarchy. A path has any character but a newline."""
+    lines = (line.split(":", 2) for line in _read(f"/proc/{pid}/cgroup").split("\n"))
+    return [(fields[0], fields[1], fields[2]) for fields in lines if len(fields) == 3]
 
 
 def _delegated(directory: str) -> bool:

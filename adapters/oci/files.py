@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Mapping
 from typing import Any
 
+from adapters import mountinfo
 from adapters.oci import kernel
 from adapters.oci.layout import DIRECTORY_MODE, Layout
 from adapters.oci.process import boot_id
@@ -127,10 +128,10 @@ def remove_tree(path: str) -> None:
         remove_file(path)
     if not os.path.lexists(path):
         return
-    for point in kernel.mounts_below(path):
+    for point in mountinfo.points_below(path):
         with contextlib.suppress(OSError):
             kernel.unmount(point, kernel.MNT_DETACH | kernel.UMOUNT_NOFOLLOW)
-    stuck = next(iter(kernel.mounts_below(path)), None)
+    stuck = next(iter(mountinfo.points_below(path)), None)
     if stuck is not None:
         raise StorageFailed(f"{stuck} is still mounted")
     try:

@@ -8,8 +8,7 @@ Everything inside a container's root file system is opened through `open_in_root
 import ctypes
 import functools
 import os
-import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 MS_RDONLY = 1
 MS_NOSUID = 2
@@ -111,55 +110,3 @@ def knows_syscall() -> Callable[[str], bool] | None:
     except (OSError, AttributeError):
         return None
     return lambda name: bool(resolve(name.encode()) != -1)
-
-
-def mounts_below(directory: str, mountinfo: bytes | None = None) -> Iterator[str]:
-    """Mount points at or below a directory, the newest first, as this process sees them.
-
-    The kernel tells them without symlinks, so the directory is resolved first (/var/run is a link everywhere).
-    """
-    wanted = os.fsencode(os.path.realpath(directory))
-    below = wanted.rstrip(b"/") + b"/"
-    found = [point for point in _points(mountinfo, wanted) if point == wanted or point.startswith(below)]
-    yield from map(os.fsdecode, reversed(found))
-
-
-def mounts_at(path: str, mountinfo: bytes | None = None) -> int:
-    """How many mounts there are at a path, those that another one hides included."""
-    where = os.fsencode(os.path.join(os.path.realpath(os.path.dirname(path)), os.path.basename(path)))
-    return sum(point == where for point in _points(mountinfo, where))
-
-
-def is_shared(path: str, mountinfo: bytes | None = None) -> bool:
-    """Whether what is mounted below a path travels from the mount in which the path lies."""
-    where, best, shared = os.fsencode(os.path.realpath(path)), b"", False
-    for line in (mountinfo or _mountinfo()).splitlines():
-        fields = line.split(b" ")
-        point = unescaped(fields[4])
-        if (where == point or where.startswith(point.rstrip(b"/") + b"/")) and len(point) >= len(best):
-            best, shared = point, any(word.startswith(b"shared:") for word in fields[6 : fields.index(b"-", 6)])
-    return shared
-
-
-def _mountinfo() -> bytes:
-    with open("/proc/self/mountinfo", "rb") as file:
-        return file.read()
-
-
-def _points(mountinfo: bytes | None, wanted: bytes) -> Iterator[bytes]:
-    """Mount points in the order of mountinfo; none where what is wanted cannot be among them."""
-    mountinfo = _mountinfo() if mountinfo is None else mountinfo
-    if escaped(wanted) in mountinfo:
-        for line in mountinfo.splitlines():
-            yield unescaped(line.split(b" ", 5)[4])
-
-
-def unescaped(field: bytes) -> bytes:
-    """mountinfo writes space, tab, newline and backslash in octal."""
-    if b"\\" not in field:
-        return field
-    return re.sub(rb"\\([0-7]{3})", lambda code: bytes([int(code[1], 8)]), field)
-
-
-def escaped(path: bytes) -> bytes:
-    return re.sub(rb"[ \t\n\\]", lambda char: b"\\%03o" % char[0][0], path)

@@ -9,7 +9,7 @@ import resource
 import stat
 from collections.abc import Sequence
 
-from adapters import children
+from adapters import children, mountinfo
 from adapters.oci import capabilities, cgroups, default_seccomp, kernel, runc, seccomp, seccomp_file
 from adapters.oci.devices import Node
 from adapters.oci.mounts import Source
@@ -81,8 +81,7 @@ def sources(mounts: Sequence[Mount]) -> dict[str, Source]:
     """Host paths with their symlinks resolved; a missing one becomes a directory, as containerd and CRI-O do."""
     if not mounts:
         return {}
-    with open("/proc/self/mountinfo", "rb") as file:
-        mountinfo = file.read()
+    told = mountinfo.read()
     out = {}
     for mount in mounts:
         path = os.path.realpath(mount.host_path)
@@ -91,20 +90,14 @@ def sources(mounts: Sequence[Mount]) -> dict[str, Source]:
                 os.makedirs(path, 0o755)
         except OSError as error:
             raise StorageFailed(f"mount source {mount.host_path}: {os.strerror(error.errno or 0)}") from error
-        out[mount.host_path] = propagating(path, mountinfo)
+        out[mount.host_path] = propagating(path, told)
     return out
 
 
-def propagating(path: str, mountinfo: bytes) -> Source:
-    """How the mount that holds a path propagates: the last of the longest mount points above it."""
-    wanted, best, fields = path.encode(), b"", b""
-    for line in mountinfo.splitlines():
-        before = line.partition(b" - ")[0]
-        point = kernel.unescaped(before.split(b" ", 5)[4])
-        above = point == b"/" or wanted == point or wanted.startswith(point + b"/")
-        if above and len(point) >= len(best):
-            best, fields = point, before.split(b" ", 6)[-1] if before.count(b" ") > 5 else b""
-    return Source(path, b"shared:" in fields, b"master:" in fields)
+def propagating(path: str, told: bytes) -> Source:
+    """How the mount that holds a path propagates."""
+    found = mountinfo.holding(path, told)
+    return Source(path, found is not None and found.shared, found is not None and found.slave)
 
 
 # --- devices ---------------------------------------------------------------------------------------------------------

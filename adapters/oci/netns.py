@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
+from adapters import mountinfo
 from adapters.oci import kernel
 from domain.errors import NetworkFailed, StorageFailed
 
@@ -78,8 +79,8 @@ def _bind(where: str) -> None:
     Where the mount below is private, the pins of others would from now on be mounted twice: who takes one away then
     finds its file busy for ever. So the lower ones go; only through a descriptor from before can they be reached.
     """
-    alone = not kernel.is_shared(where)
-    names = [os.path.relpath(point, where) for point in kernel.mounts_below(where)]
+    alone = not mountinfo.is_shared(where)
+    names = [os.path.relpath(point, where) for point in mountinfo.points_below(where)]
     fd = os.open(where, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         kernel.mount(where, where, "none", kernel.MS_BIND | kernel.MS_REC)
@@ -119,14 +120,14 @@ def unpin(path: str) -> None:
     """Nothing is mounted at the path, however often it was, and the file is gone. Idempotent. Raises StorageFailed."""
     _unmount_all(path)
     gone = _unlinked(path)
-    if gone and not kernel.mounts_at(path):
+    if gone and not mountinfo.count_at(path):
         return
     # Hidden below a mount that came over the directory later. Unlinking the file where it is no mount point takes it
     # off everywhere (kernel 3.18), and that can be in a mount namespace of our own.
     thread = threading.Thread(target=_unlink_beneath, args=(path,), name="oci unpin", daemon=True)
     thread.start()
     thread.join()
-    if left := kernel.mounts_at(path):
+    if left := mountinfo.count_at(path):
         where = os.path.dirname(path)
         raise StorageFailed(f"{path} is still mounted ({left} times); unmount what was mounted over {where} later")
     _unlinked(path)

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
+from adapters import mountinfo
 from adapters.oci import cgroups, files, kernel, lookup, namespaces, netns, process, runc, spec, sweep, words
 from adapters.oci.layout import DIRECTORY_MODE, Layout, SandboxPaths
 from adapters.oci.threads import Threads
@@ -188,7 +189,7 @@ def _undo(paths: SandboxPaths, cgroup: str, keep_network: bool) -> None:
 def _mounted(paths: SandboxPaths, keep_network: bool) -> list[str]:
     """What has to go below the run directory; a daemon before this one pinned the network there too."""
     kept = f"{os.path.realpath(paths.run)}/net" if keep_network else ""
-    return [point for point in kernel.mounts_below(paths.run) if point != kept]
+    return [point for point in mountinfo.points_below(paths.run) if point != kept]
 
 
 def _remove(paths: SandboxPaths) -> None:

@@ -16,12 +16,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from adapters import mountinfo
 from adapters.oci import (
     apparmor,
     cgroups,
     files,
     inside,
-    kernel,
     logpath,
     lookup,
     namespaces,
@@ -487,7 +487,7 @@ def _time_left(deadline: Deadline) -> bool:
 
 
 def _is_mounted(path: str) -> bool:
-    return any(kernel.mounts_below(path))
+    return any(mountinfo.points_below(path))
 
 
 def _remove_cgroup(cgroup: str) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from adapters import mountinfo
 from adapters.oci import kernel
 from domain import config as c
 from domain.container import Container
@@ -204,5 +205,5 @@ def mounted(source: str, target: Path, kind: str, flags: int) -> Iterator[None]:
     try:
         yield
     finally:
-        for point in kernel.mounts_below(str(target)):
+        for point in mountinfo.points_below(str(target)):
             kernel.unmount(point, kernel.MNT_DETACH)

@@ -25,6 +25,7 @@ from adapters.images.process import Ledger
 from adapters.images.rootfs import RootMounts, mount_overlay, mounts_below, unmount
 from adapters.images.skopeo import Settings
 from adapters.images.sync import sync_image
+from adapters.oci import kernel
 from domain.config import PullCredentials
 from domain.errors import (
     Failure,
@@ -888,6 +889,22 @@ class TestRootfs:
             assert asked == [rootfs._FSOPEN, rootfs._FSCONFIG], "nothing was tried that such a kernel would log"
         finally:
             unmount(tmp_path / "t")
+
+    @pytest.mark.parametrize("name", ["plain", "sp ace", "back\\slash", "tab\tand ä b", "c\rr"])
+    def test_a_directory_on_a_shared_mount_is_made_private_once(self, tmp_path: Path, name: str) -> None:
+        """As systemd has every mount; a second bind would hide what was mounted below the first."""
+        top = tmp_path / name
+        top.mkdir()
+        kernel.mount("tmpfs", str(top), "tmpfs", 0)
+        try:
+            kernel.mount("", str(top), "none", kernel.MS_SHARED)
+            (top / "containers").mkdir()
+            for _ in range(3):
+                rootfs.make_private(top / "containers")
+            assert [str(p) for p in mounts_below(top)] == [str(top / "containers"), str(top)]
+        finally:
+            for point in mounts_below(top):
+                unmount(point)
 
     def test_no_layers(self, tmp_path: Path) -> None:
         try:

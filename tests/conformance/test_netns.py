@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from adapters import mountinfo
 from adapters.host.fitness import FAIL
 from adapters.host.fitness import pin_directory as pins_in
 from adapters.oci import kernel, namespaces, netns
@@ -40,9 +41,9 @@ def room(tmp_path: Path) -> Iterator[Path]:
     shell("mount", "-t", "tmpfs", "--make-private", "room", str(made))
     yield made
     # With all that is mounted in it, hidden or not.
-    while kernel.mounts_at(str(made)):
+    while mountinfo.count_at(str(made)):
         kernel.unmount(str(made), kernel.MNT_DETACH)
-    assert not list(kernel.mounts_below(str(made)))
+    assert not list(mountinfo.points_below(str(made)))
 
 
 # --- the directory ---------------------------------------------------------------------------------------------------
@@ -119,19 +120,19 @@ def test_a_pin_goes_whatever_the_directory_was(room: Path, kind: Callable[[Path]
     directory = room / "netns"
     kind(room)
     netns.prepare(str(directory))
-    before = kernel.mounts_at(str(directory.resolve()))
+    before = mountinfo.count_at(str(directory.resolve()))
     path = pinned(directory, "ours")
     as_iproute2(directory)
     netns.prepare(str(directory))
     others = pinned(directory, SOMEBODYS)
-    assert kernel.mounts_at(str(directory.resolve())) == before and kernel.is_shared(str(directory))
+    assert mountinfo.count_at(str(directory.resolve())) == before and mountinfo.is_shared(str(directory))
     for _ in range(2):
         netns.unpin(path)
-        assert not kernel.mounts_at(path) and not os.path.lexists(path)
+        assert not mountinfo.count_at(path) and not os.path.lexists(path)
     assert namespaces.is_pinned(others)
     kernel.unmount(others, kernel.MNT_DETACH)
     os.unlink(others)
-    assert not kernel.mounts_at(others)
+    assert not mountinfo.count_at(others)
 
 
 @pytest.mark.parametrize("kind", [plain, a_link, a_private_mount, below_a_shared_mount, below_a_slave_mount])
@@ -144,7 +145,7 @@ def test_pins_of_others_from_before_are_still_theirs_to_take_away(room: Path, ki
     for path in theirs:
         kernel.unmount(path, kernel.MNT_DETACH)
         os.unlink(path)
-        assert not kernel.mounts_at(path)
+        assert not mountinfo.count_at(path)
     assert not inodes & held()
 
 
@@ -203,7 +204,7 @@ def test_what_others_did_to_a_pin_is_undone_with_it(
     inodes = [os.stat(each).st_ino for each in (path, others)]
     foreign(directory, path)
     netns.unpin(path)
-    assert not kernel.mounts_at(path) and not os.path.lexists(path) and inodes[0] not in held()
+    assert not mountinfo.count_at(path) and not os.path.lexists(path) and inodes[0] not in held()
     assert (inodes[1] in held()) == (foreign is not the_directory_unmounted)
 
 
@@ -221,7 +222,7 @@ def test_a_directory_that_cannot_be_written(room: Path) -> None:
     shell("mount", "-o", "remount,ro", str(room))
     with pytest.raises(NetworkFailed, match=r"cannot pin .* in .*netns: Read-only file system; .*remount,rw"):
         netns.prepare(str(room / "netns"))
-    assert not kernel.mounts_at(str(room / "netns")), "it was touched"
+    assert not mountinfo.count_at(str(room / "netns")), "it was touched"
     assert pins_in(room / "netns").level == FAIL
     shell("mount", "-o", "remount,rw", str(room))
     (room / "netns").rmdir()
@@ -371,7 +372,7 @@ def test_the_run_directory_behind_a_link_and_with_a_space(tmp_path: Path) -> Non
             await lab.sandboxes().remove(made.id)
 
     run_in(there, body)
-    assert not list(kernel.mounts_below(str(tmp_path)))
+    assert not list(mountinfo.points_below(str(tmp_path)))
 
 
 def test_a_pod_whose_pin_has_no_place_says_why_and_leaves_nothing(room: Path, real: Lab) -> None:
@@ -397,7 +398,7 @@ def test_many_at_once(room: Path, real: Lab) -> None:
         made = [lab.sandbox(KUBELET) for _ in range(12)]
         adapter = lab.sandboxes()
         await asyncio.gather(*(adapter.set_up(each.id, each, MARK) for each in made))
-        assert kernel.mounts_at(lab.netns) == 1
+        assert mountinfo.count_at(lab.netns) == 1
         await asyncio.gather(*(adapter.remove(each.id) for each in made))
         assert os.listdir(lab.netns) == []
 

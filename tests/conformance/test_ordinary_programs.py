@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from grpc import StatusCode
 
+from adapters.oci import kernel
 from proto import api_pb2 as pb
 from tests.crash.life import Pod, container_config, pod_config, refused
 from tests.support.daemon import Machine, machine, until
@@ -269,3 +270,22 @@ def test_dns_options_that_say_nothing_leave_the_pod_the_hosts(m: Machine) -> Non
     pod.sandbox_id = pod.ask("RunPodSandbox", config=config).pod_sandbox_id
     pod.create("cat /etc/resolv.conf", image=image(m, "plain")).start()
     assert Ran(pod).log.read_text().count("nameserver") == Path("/etc/resolv.conf").read_text().count("nameserver")
+
+
+@pytest.mark.parametrize("name", ["a\rb", "a\u2028b", "a\x85b", "a\x1cb"])
+def test_a_mount_that_somebody_has_named_oddly_stops_nothing(m: Machine, tmp_path: Path, name: str) -> None:
+    """Any pod's author names directories that the kubelet mounts (subPath)."""
+    source, target = tmp_path / name, tmp_path / "target"
+    source.mkdir()
+    target.mkdir()
+    kernel.mount(str(source), str(target), "none", kernel.MS_BIND)
+    try:
+        reference = image(m, "plain")
+        pod = Pod(m, f"pod-{next(NUMBERS)}").running("touch /shared/up; while :; do sleep 0.05; done", image=reference)
+        assert ran(m, reference, "true", mounts=[mount(target, "/data")], user=None).code == 0
+        m.restart()
+        pod.stop()
+        pod.remove()
+        assert m.command("check").returncode == 0
+    finally:
+        kernel.unmount(str(target))

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from adapters import mountinfo
 from adapters.images.rootfs import unmount
 from adapters.oci import kernel, namespaces
 from domain import config as c
@@ -386,5 +387,5 @@ def unmounting(directory: Path) -> Iterator[None]:
     try:
         yield
     finally:
-        for point in kernel.mounts_below(str(directory)):
+        for point in mountinfo.points_below(str(directory)):
             kernel.unmount(point)

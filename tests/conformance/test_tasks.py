@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from adapters import mountinfo
 from adapters.images.config import ImageConfig
 from adapters.images.rootfs import mount_overlay, unmount
 from adapters.oci import cgroups, kernel, process
@@ -195,7 +196,7 @@ class Lab:
                 await adapter.remove(one)
             except Exception as error:
                 failures.append(error)
-        for point in kernel.mounts_below(str(self.path)):
+        for point in mountinfo.points_below(str(self.path)):
             kernel.unmount(point, kernel.MNT_DETACH)
         as_found()
         if failures:

@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
+from adapters import mountinfo
 from adapters.network import namespace
 from adapters.network.fake import Act, FakeNetwork, Net
 from adapters.network.network import CniNetwork, Limits
@@ -150,7 +151,7 @@ class RealLab:
         raise NotImplementedError
 
     def close(self) -> None:
-        for point in kernel.mounts_below(str(self.path)):
+        for point in mountinfo.points_below(str(self.path)):
             kernel.unmount(point, kernel.MNT_DETACH)
 
 

@@ -6,13 +6,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
+from adapters import mountinfo
 from adapters.oci import kernel
 from adapters.oci.layout import NETNS, SandboxPaths
 
 T = TypeVar("T")
 KINDS = ("net", "uts", "ipc", "pid")
 PINS = os.path.realpath(NETNS)
-FOUND = (os.path.isdir(PINS), kernel.mounts_at(PINS))
+FOUND = (os.path.isdir(PINS), mountinfo.count_at(PINS))
 """Whether the machine has the directory of network namespaces, and how many mounts at it, before the first test."""
 
 
@@ -21,7 +22,7 @@ def as_found() -> None:
     there, mounts = FOUND
     if not os.path.isdir(PINS) or os.listdir(PINS):
         return
-    for _ in range(kernel.mounts_at(PINS) - mounts):
+    for _ in range(mountinfo.count_at(PINS) - mounts):
         kernel.unmount(PINS, kernel.MNT_DETACH)
     if not there:
         os.rmdir(PINS)
