@@ -12,6 +12,7 @@ the child cannot run code of ours. So the calling thread takes on what the child
 
 import contextlib
 import ctypes
+import errno
 import os
 import resource
 import signal
@@ -31,6 +32,10 @@ DESCRIPTORS = 1024
 OOM_SCORE = 0
 """skopeo unpacks hostile data and plugins are anybody's: nobody but the daemon and conmon, which lowers its own score
 by itself, is kept from the OOM killer. runc gives a container the score in its spec."""
+
+NO_PROCESS = (errno.ESRCH, errno.EINVAL, errno.ENOENT)
+"""What pidfd_open says of a pid that is no process: none at all; none any more, but still a group's or session's,
+or a thread's by now (EINVAL, for which newer kernels say ESRCH and ENOENT)."""
 
 SCORE_FILE = "/proc/self/oom_score_adj"
 ISOLATED_CPUS = "/sys/devices/system/cpu/isolated"

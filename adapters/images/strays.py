@@ -15,6 +15,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from adapters import children
 from adapters.images.process import start_time, stat_fields
 from adapters.images.rootfs import mounts_below, unmount
 from domain.errors import StorageFailed
@@ -91,13 +92,18 @@ def end_processes(left: Leftover) -> None:
 
 def _kill(pid: int) -> None:
     began = start_time(pid)
-    with contextlib.suppress(ProcessLookupError):
+    try:
         fd = os.pidfd_open(pid)
-        try:
-            if began and start_time(pid) == began:
+    except OSError as error:
+        if error.errno in children.NO_PROCESS:
+            return
+        raise
+    try:
+        if began and start_time(pid) == began:
+            with contextlib.suppress(ProcessLookupError):
                 signal.pidfd_send_signal(fd, signal.SIGKILL)
-        finally:
-            os.close(fd)
+    finally:
+        os.close(fd)
 
 
 def _arguments(pid: int) -> Sequence[bytes]:

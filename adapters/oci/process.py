@@ -225,8 +225,10 @@ def open_pidfd(process: Process) -> int | None:
         return None
     try:
         fd = os.pidfd_open(process.pid)
-    except ProcessLookupError:
-        return None
+    except OSError as error:
+        if error.errno in children.NO_PROCESS:
+            return None
+        raise
     # Verified after opening: from here on the descriptor cannot come to mean another process.
     if start_time(process.pid) != process.start:
         os.close(fd)

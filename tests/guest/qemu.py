@@ -23,9 +23,9 @@ from tests.guest.image import Image, overlay
 from tests.guest.inside.agent import TIMED_OUT
 from tests.support.limits import SLOWNESS
 
-BOOT_LIMIT_S = 120.0 * SLOWNESS
+BOOT_LIMIT_S = 240.0 * SLOWNESS
 OFF_LIMIT_S = 30.0 * SLOWNESS
-COMMAND_LIMIT_S = 60.0 * SLOWNESS
+COMMAND_LIMIT_S = 120.0 * SLOWNESS
 ANSWER_MARGIN_S = 20.0 * SLOWNESS
 """How much later than a command's own limit the agent may tell that it was reached."""
 

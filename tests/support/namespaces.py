@@ -41,11 +41,22 @@ def held() -> set[int]:
 
 
 def pins(paths: SandboxPaths) -> dict[str, int]:
-    """Kind -> inode of each namespace pinned for a sandbox. Each is mounted once."""
+    """Kind -> inode of each namespace pinned for a sandbox. Each is mounted once.
+
+    Where /run is a shared mount, as under systemd, its bind on itself is its peer: what is mounted there shows in both,
+    as what `ip netns add` mounts there does.
+    """
     net = f"{PINS}/{os.path.basename(paths.net)}"
     found = [(kind, inode) for point, kind, inode in _mounted() if point == net or point.startswith(f"{paths.run}/")]
-    assert len(dict(found)) == len(found), found
+    assert len(dict(found)) == len(set(found) if _run_is_shared() else found), found
     return dict(found)
+
+
+def _run_is_shared() -> bool:
+    """Whether the mount that holds /run is shared: proc(5), the optional fields of mountinfo."""
+    with open("/proc/self/mountinfo") as file:
+        holders = [fields for line in file if (fields := line.split(" "))[4] in ("/", "/run")]
+    return any(word.startswith("shared:") for word in max(holders, key=lambda fields: len(fields[4]))[6:])
 
 
 def _mounted() -> Iterator[tuple[str, str, int]]:

@@ -1,5 +1,6 @@
 import os
 import subprocess
+import threading
 from pathlib import Path
 
 import pytest
@@ -29,6 +30,19 @@ def test_an_unreadable_ledger_knows_nothing(pulls: Path, text: str) -> None:
     (pulls / ("a" * 32) / "ledger.json").write_text(text)
     (left,) = strays.leftovers(pulls, [])
     assert (left.pid, left.start) == (0, 0)
+
+
+def test_a_pid_that_is_a_threads_by_now_is_left_alone() -> None:
+    over = threading.Event()
+    thread = threading.Thread(target=over.wait)
+    thread.start()
+    try:
+        assert thread.native_id is not None
+        strays._kill(thread.native_id)
+        assert thread.is_alive()
+    finally:
+        over.set()
+        thread.join()
 
 
 def test_a_process_is_found_by_its_directory_and_no_other_is_touched(pulls: Path) -> None:

@@ -2,9 +2,11 @@ import asyncio
 import os
 import signal
 import subprocess
+import threading
 
 import pytest
 
+from adapters import children
 from adapters.oci import process
 from domain.errors import RuntimeFailed, TimedOut
 from domain.records import Process
@@ -43,6 +45,33 @@ def test_no_signal_to_another_process_with_the_pid() -> None:
         assert process.send_signal(found, signal.SIGKILL)
         asyncio.run(asyncio.wait_for(process.gone(found), 10))
     assert not process.send_signal(found, signal.SIGKILL)
+
+
+def test_a_pid_that_is_a_threads_by_now_is_no_process() -> None:
+    """A number that was handed out again; start times are of threads too."""
+    over = threading.Event()
+    thread = threading.Thread(target=over.wait)
+    thread.start()
+    try:
+        mine = process.identity(os.getpid())
+        assert mine is not None and thread.native_id is not None
+        assert not process.send_signal(Process(thread.native_id, mine.start, mine.boot_id), signal.SIGKILL)
+    finally:
+        over.set()
+        thread.join()
+
+
+@pytest.mark.parametrize("said", children.NO_PROCESS)
+def test_what_kernels_say_of_no_process(said: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """6.1 says EINVAL of a process that has ended while its group lives."""
+
+    def gone(_: int) -> int:
+        raise OSError(said, os.strerror(said))
+
+    mine = process.identity(os.getpid())
+    assert mine is not None
+    monkeypatch.setattr(os, "pidfd_open", gone)
+    assert process.open_pidfd(mine) is None
 
 
 def test_run() -> None:
