@@ -6,6 +6,7 @@
 import dataclasses
 import json
 import os
+import re
 import tomllib
 import typing
 from dataclasses import dataclass, field
@@ -122,7 +123,11 @@ class Config:
 
 KINDS = {int: "a number", str: "a string", bool: "true or false"}
 
-LEAST = {"images.pulls_at_once": 1}
+LEAST = {"images.pulls_at_once": 1, "daemon.reconcile_s": 1, "log.map_gib": 1}
+MOST = {"log.map_gib": 4096, "log.ballast_mib": 65536}
+
+SOCKET_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*\.sock")
+"""A file of the run directory that nothing else there can be called."""
 
 CHOICES = {
     "runtime.cgroup_driver": ("cgroupfs", "systemd"),
@@ -172,7 +177,9 @@ def parse(text: str) -> Config:
         if not isinstance(value, dict):
             raise InvalidRequest(f"{name} must be a table, written [{name}]")
     tables = typing.get_type_hints(Config)
-    return Config(**{name: _table(tables[name], name, given.get(name, {})) for name in known})
+    config = Config(**{name: _table(tables[name], name, given.get(name, {})) for name in known})
+    _fit_together(config)
+    return config
 
 
 def _table(kind: type, name: str, given: dict[str, Any]) -> Any:
@@ -192,8 +199,27 @@ def _check(name: str, wanted: Any, value: Any) -> None:
         raise InvalidRequest(f"{name} must be {KINDS[wanted]}, not {value!r}")
     if wanted is int and value < LEAST.get(name, 0):
         raise InvalidRequest(f"{name} must be at least 1" if name in LEAST else f"{name} must not be negative")
+    if wanted is int and name in MOST and value > MOST[name]:
+        raise InvalidRequest(f"{name} must be at most {MOST[name]}")
     if name in CHOICES and value not in CHOICES[name]:
         raise InvalidRequest(f"{name} must be one of {', '.join(CHOICES[name])}, not {value!r}")
+
+
+def _fit_together(config: Config) -> None:
+    """What is right alone and wrong with the rest. Raises InvalidRequest naming the keys."""
+    sockets, network, bound = config.sockets, config.network, config.log.map_gib * 1024
+    for name in ("kubelet", "admin"):
+        if not SOCKET_NAME.fullmatch(getattr(sockets, name)):
+            raise InvalidRequest(f"sockets.{name} must be a file name that ends with .sock, without a directory")
+    if sockets.kubelet == sockets.admin:
+        raise InvalidRequest("sockets.kubelet and sockets.admin must differ: the socket tells who asked")
+    for name, path in (("conf_dir", network.conf_dir), *(("bin_dirs", path) for path in network.bin_dirs)):
+        if not path.startswith("/"):
+            raise InvalidRequest(f"network.{name} must be an absolute path, not {path!r}")
+    if config.log.ballast_mib > bound // 2:
+        raise InvalidRequest(f"log.ballast_mib must be at most half of log.map_gib, {bound // 2}")
+    if (run := config.paths.run) and f"{config.paths.data}/".startswith(f"{run.rstrip('/')}/"):
+        raise InvalidRequest("paths.data must not lie in paths.run, which a reboot may empty")
 
 
 def commented(config: Config) -> str:

@@ -15,6 +15,7 @@ from adapters.cri import client
 from adapters.cri.options import Options
 from adapters.cri.pinned import Pins
 from adapters.cri.server import Server, SocketSpec, serve
+from adapters.host import notify
 from adapters.host.clock import RandomIds, SystemClock
 from adapters.host.fitness import (
     FAIL,
@@ -55,8 +56,6 @@ from service import config as configuration
 from service.config import Config
 from service.daemon import Daemon, Ports, Timing
 from service.ports import EventLog
-
-_log = logging.getLogger("daybook")
 
 VERSION = "0.1.0"
 LOG_FILE = "data.mdb"
@@ -192,6 +191,18 @@ async def get_ready(config: Config, world: World) -> None:
     except DaybookError as error:
         # The next container asks again.
         log.warning("what the machine can do is not known yet: %s", error.text)
+
+
+def tell_service_manager() -> None:
+    if why := notify.ready():
+        log.warning("systemd could not be told that the daemon serves: %s", why)
+
+
+def warn_of_settings(config: Config) -> None:
+    """What parses and cannot be used: the daemon serves, and says at once what `daybook check` would say."""
+    for fact in (_seccomp(config), registries(pull_problem(pull_settings(config)))):
+        if fact.level == FAIL:
+            log.warning("%s: %s; %s", fact.what, fact.found, fact.remedy)
 
 
 async def leave(world: World) -> None:
@@ -332,14 +343,18 @@ def fitness(config: Config) -> list[Fact]:
     ]
 
 
-def _protection(config: Config) -> Iterator[Fact]:
+def _seccomp(config: Config) -> Fact:
     path = config.runtime.seccomp_profile
     try:
         seccomp_profile(RUNTIME_DEFAULT, path)
-        yield Fact(OK, "seccomp profile", path or "built in")
     except DaybookError as error:
         remedy = "mend it, or leave runtime.seccomp_profile out of the configuration: then it is the built-in one"
-        yield Fact(FAIL, "seccomp profile", error.text, remedy)
+        return Fact(FAIL, "seccomp profile", error.text, remedy)
+    return Fact(OK, "seccomp profile", path or "built in")
+
+
+def _protection(config: Config) -> Iterator[Fact]:
+    yield _seccomp(config)
     with tempfile.TemporaryDirectory(prefix="daybook-") as nowhere:
         found = apparmor.tried(f"{nowhere}/profile")
     if found.enabled and not found.profile:
@@ -382,7 +397,7 @@ def warn_of_own_mounts() -> None:
     """A daemon that does not have the machine's mounts serves all the same: its pods must be able to end."""
     fact = mount_namespace(os.getpid())
     if fact.remedy:
-        _log.warning("%s: %s; %s", fact.what, fact.found, fact.remedy)
+        log.warning("%s: %s; %s", fact.what, fact.found, fact.remedy)
 
 
 def set_up_logging(level: str) -> None:

@@ -15,7 +15,7 @@ from adapters.oci.devices import Node
 from adapters.oci.mounts import Source
 from adapters.oci.spec import Host
 from domain.config import Device, Mount, ProfileType, SecurityContext
-from domain.errors import InvalidRequest, StorageFailed
+from domain.errors import InvalidRequest, RuntimeFailed, StorageFailed, Unsupported
 
 NODES_MAX = 4096
 SKIPPED = frozenset({"pts", "shm", "fd", "mqueue", ".lxc", ".lxd-mounts", ".udev"})
@@ -62,7 +62,8 @@ def oom_score_floor() -> int:
 def seccomp_profile(security: SecurityContext, configured: str) -> seccomp.Profile | None:
     """The profile that a container asked for, None for unconfined: no profile at all means that, as does privileged.
 
-    `configured`: the file of RuntimeDefault, empty for our own. Raises InvalidRequest, Unsupported.
+    `configured`: the file of RuntimeDefault, empty for our own. Raises InvalidRequest, Unsupported; RuntimeFailed where
+    the configured one cannot be used: that is not the client's fault.
     """
     asked = security.seccomp
     if asked is None or security.privileged or asked.type is ProfileType.UNCONFINED:
@@ -72,8 +73,13 @@ def seccomp_profile(security: SecurityContext, configured: str) -> seccomp.Profi
         return default_seccomp.PROFILE
     if not path.startswith("/"):
         raise InvalidRequest(f"seccomp profile {path[:200]!r} is not an absolute path")
-    profile = seccomp_file.load(path)
-    seccomp_file.require_known(profile, kernel.knows_syscall() or default_seccomp.NAMES.__contains__)
+    try:
+        profile = seccomp_file.load(path)
+        seccomp_file.require_known(profile, kernel.knows_syscall() or default_seccomp.NAMES.__contains__)
+    except (InvalidRequest, Unsupported) as error:
+        if asked.type is ProfileType.RUNTIME_DEFAULT:
+            raise RuntimeFailed(f"runtime.seccomp_profile of the node's configuration: {error.text}") from error
+        raise
     return profile
 
 

@@ -32,6 +32,10 @@ def test_the_defaults_printed_are_the_defaults_read() -> None:
 def test_every_key_is_taken_printed_and_explained(table: str, entry: Any) -> None:
     default = getattr(getattr(Config(), table), entry.name)
     other: Any = {str: '"other"', int: "7", list: '["a", "b"]', bool: "true"}[type(default)]
+    if table == "sockets" and entry.name != "admin_group":
+        other = '"other.sock"'
+    elif table == "network":
+        other = other.replace('"', '"/', 1).replace(', "', ', "/') if entry.name in ("conf_dir", "bin_dirs") else other
     if f"{table}.{entry.name}" in CHOICES:
         other = f'"{CHOICES[f"{table}.{entry.name}"][-1]}"'
     given = parse(f"[{table}]\n{entry.name} = {other}\n")
@@ -56,7 +60,7 @@ def test_an_ill_typed_number_and_string_are_told_apart() -> None:
         parse('[daemon]\nreconcile_s = "30"\n')
     with pytest.raises(InvalidRequest, match=r"runtime.path must be a string, not 3"):
         parse("[runtime]\npath = 3\n")
-    with pytest.raises(InvalidRequest, match=r"log.map_gib must not be negative"):
+    with pytest.raises(InvalidRequest, match=r"log.map_gib must be at least 1"):
         parse("[log]\nmap_gib = -1\n")
 
 
@@ -149,3 +153,27 @@ def test_every_command_refuses_what_serve_would(
         assert main([command[0], "--config", str(path), *command[1:]]) == 1
         said = capsys.readouterr().err
         assert str(path) in said and re.search(named, said), said
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ('[sockets]\nkubelet = "admin.sock"\n', "sockets.kubelet and sockets.admin must differ"),
+        ('[sockets]\nkubelet = ""\n', "sockets.kubelet must be a file name"),
+        ('[sockets]\nadmin = "../../x.sock"\n', "sockets.admin must be a file name"),
+        ('[sockets]\nadmin = "/x.sock"\n', "sockets.admin must be a file name"),
+        ('[sockets]\nadmin = "lock"\n', "sockets.admin must be a file name"),
+        ('[sockets]\nadmin = "./daybook.sock"\n', "sockets.admin must be a file name"),
+        ('[network]\nconf_dir = "net.d"\n', "network.conf_dir must be an absolute path"),
+        ('[network]\nbin_dirs = ["/opt/cni/bin", "opt/cni"]\n', "network.bin_dirs must be an absolute path"),
+        ("[log]\nmap_gib = 0\n", "log.map_gib must be at least 1"),
+        ("[log]\nmap_gib = 100000000\n", "log.map_gib must be at most"),
+        ("[log]\nmap_gib = 1\nballast_mib = 5000\n", "log.ballast_mib must be at most half of log.map_gib"),
+        ("[daemon]\nreconcile_s = 0\n", "daemon.reconcile_s must be at least 1"),
+        ('[paths]\ndata = "/run/x/data"\nrun = "/run/x"\n', "paths.data must not lie in paths.run"),
+        ('[paths]\ndata = "/run/x"\nrun = "/run/x"\n', "paths.data must not lie in paths.run"),
+    ],
+)
+def test_what_is_right_alone_and_wrong_together_or_beyond_its_bounds(text: str, told: str) -> None:
+    with pytest.raises(InvalidRequest, match=told):
+        parse(text)

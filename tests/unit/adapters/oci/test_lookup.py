@@ -6,7 +6,7 @@ import pytest
 
 from adapters.oci import default_seccomp, lookup
 from domain.config import Device, Mount, ProfileType, SecurityContext, SecurityProfile
-from domain.errors import InvalidRequest
+from domain.errors import InvalidRequest, RuntimeFailed
 
 MOUNTINFO = b"""1 0 8:1 / / rw shared:1 - ext4 /dev/a rw
 2 1 8:2 / /data rw - ext4 /dev/b rw
@@ -83,6 +83,11 @@ def test_which_seccomp_profile(tmp_path: Path) -> None:
 def test_a_seccomp_profile_that_cannot_be_read(path: str) -> None:
     with pytest.raises(InvalidRequest, match="seccomp profile"):
         lookup.seccomp_profile(profile(ProfileType.LOCALHOST, path), "")
+
+
+def test_a_profile_of_the_configuration_is_not_the_clients_fault() -> None:
+    with pytest.raises(RuntimeFailed, match=r"runtime\.seccomp_profile of the node's configuration: .*No such file"):
+        lookup.seccomp_profile(profile(ProfileType.RUNTIME_DEFAULT), "/no/such")
 
 
 def test_a_misspelled_call_in_a_rule_that_refuses_it(tmp_path: Path) -> None:
