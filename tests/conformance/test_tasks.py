@@ -477,7 +477,7 @@ async def test_out_of_memory_where_the_cgroup_goes_with_its_last_process(lab: La
 
 
 EATS = "dd if=/dev/zero of=/dev/null bs=64M count=1"
-SMALL_MEMORY = c.Resources(memory_limit_in_bytes=16 * 2**20)
+SMALL_MEMORY = c.Resources(memory_limit_in_bytes=32 * 2**20)
 
 
 @only_real

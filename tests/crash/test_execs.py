@@ -344,7 +344,8 @@ def test_the_kernels_kill_is_on_record_before_the_exit(m: Machine, down: bool) -
     assert told[0].kills > 0 and told[1].evidence.source == "exit-file"
 
 
-SMALL_MEMORY = {"memory_limit_in_bytes": 15 << 20, "memory_swap_limit_in_bytes": 15 << 20}
+SMALL_MEMORY = {"memory_limit_in_bytes": 32 << 20, "memory_swap_limit_in_bytes": 32 << 20}
+"""Room for the runtime, which is in the cgroup before it becomes the command."""
 EATS = "/bin/busybox dd if=/dev/zero of=/dev/null bs=100M count=1"
 
 
