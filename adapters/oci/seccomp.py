@@ -200,9 +200,19 @@ def _contradictions(rules: Sequence[Rule]) -> Iterator[tuple[Rule, Rule, str]]:
 
 
 def _apart(one: Rule, other: Rule) -> bool:
-    """True where no call can match both: the conditions on some argument exclude each other."""
-    pairs = itertools.product(one.arguments, other.arguments)
-    return any(mine.index == theirs.index and _exclusive(mine, theirs) for mine, theirs in pairs)
+    """True where no call can match both: whatever holds, the conditions on some argument exclude each other."""
+    return all(
+        any(mine.index == theirs.index and _exclusive(mine, theirs) for mine, theirs in itertools.product(some, others))
+        for some, others in itertools.product(_alternatives(one), _alternatives(other))
+    )
+
+
+def _alternatives(rule: Rule) -> Sequence[tuple[Argument, ...]]:
+    """Conditions of which all must hold, together one of several: runc makes a rule of each where two are on one
+    argument (libcontainer's matchCall)."""
+    if len({argument.index for argument in rule.arguments}) == len(rule.arguments):
+        return (rule.arguments,)
+    return [(argument,) for argument in rule.arguments]
 
 
 def _exclusive(one: Argument, other: Argument) -> bool:

@@ -64,6 +64,20 @@ def test_as_it_is_written(document: dict[str, Any], capabilities: list[str]) -> 
     never_laxer(document, json.dumps(document), capabilities)
 
 
+ON_ONE_CALL = st.fixed_dictionaries(
+    {"names": st.just(["mkdir"]), "action": one_of(ACTIONS), "args": st.lists(arguments(), max_size=2)}
+)
+
+
+@settings(deadline=None, max_examples=500)
+@given(one_of(ACTIONS), st.lists(ON_ONE_CALL, min_size=2, max_size=3))
+def test_rules_that_overlap(default: str, rules: list[dict[str, Any]]) -> None:
+    """Two conditions on one argument are alternatives to runc, whatever they exclude together."""
+    starts = {"names": ["execve"], "action": "SCMP_ACT_ALLOW"}
+    document = {"defaultAction": default, "syscalls": [starts, *rules]}
+    never_laxer(document, json.dumps(document), [])
+
+
 # --- misspelled ------------------------------------------------------------------------------------------------------
 
 
