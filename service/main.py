@@ -156,7 +156,7 @@ def load_image(given: argparse.Namespace) -> int:
     """Asks the running daemon through the admin socket: it alone writes the store and the log."""
     config = _config(given)
     with archives.plain(given.path) as path:
-        for found in archives.loads(path, given.reference):
+        for found in archives.loads(path, given.reference, given.path):
             image_id = wiring.load_image(config, found.source, found.name)
             print(image_id if given.reference else f"{image_id}  {found.name}")
     return 0

@@ -202,7 +202,8 @@ class Sandboxes(Protocol):
     async def set_sysctls(self, sandbox_id: str, sandbox: Sandbox) -> None:
         """Those of the pod's own interfaces, once its network was added; `set_up` has set all others.
 
-        Raises NetworkFailed for an interface or a parameter that there is not, and for a value that is not taken.
+        Raises InvalidRequest for an interface or a parameter that there is not, and for a value that is not taken;
+        NetworkFailed where the network is gone.
         """
         ...
 

@@ -5,29 +5,28 @@ whole reference (skopeo, buildah) or a tag alone, io.containerd.image.name (ctr,
 archive: manifest.json with RepoTags.
 """
 
-import bz2
 import contextlib
-import gzip
 import json
-import lzma
-import shutil
-import tarfile
 import tempfile
-import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from adapters.images import tars
 from adapters.images.reference import normalise
 from domain.errors import InvalidRequest
 
 DOCUMENT_MAX = 4 << 20
-ENTRIES_MAX = 1_000_000
 NAMES_MAX = 100
-CHUNK = 1 << 20
+SHOWN_MAX = 1000
+DOCUMENTS = ("oci-layout", "index.json", "manifest.json")
 LARGE_FILES = "/var/tmp"
 REF_NAME, CONTAINERD_NAME = "org.opencontainers.image.ref.name", "io.containerd.image.name"
+
+
+Entry = tuple[str, ...]
+"""One image: what the image tool selects it by (empty: there is no such word), then its names as whole references."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,29 +37,43 @@ class Load:
     name: str
 
 
-def loads(given: str, name: str = "") -> tuple[Load, ...]:
+def loads(given: str, name: str = "", called: str = "") -> tuple[Load, ...]:
     """What to load from PATH or PATH:REF, under the name given or under all that it has of its own.
 
-    Raises InvalidRequest naming what is wrong, and the remedy.
+    `called`: what the person gave, where `given` is only `plain` of it. Raises InvalidRequest naming what is wrong,
+    and the remedy.
     """
     path, ref = _split(given)
+    called = called or given
+    shown = called.removesuffix(f":{ref}") if ref else called
     try:
         kind, document = _opened(path)
-    except (OSError, tarfile.TarError, EOFError, ValueError) as error:
-        why = getattr(error, "strerror", None) or error
-        raise InvalidRequest(f"cannot load {path}: {why}") from error
-    entries = [each for each in _entries(kind, document) if not ref or ref in each]
+        every = _entries(kind, document)
+    except tars.ERRORS as error:
+        raise InvalidRequest(f"cannot load {shown}: {tars.why(error)}") from error
+    entries = [each for each in every if not ref or ref in each]
     if ref and not entries:
-        raise InvalidRequest(f"cannot load {given}: it has no image that it calls {ref[:200]!r}")
-    found = [_load(kind, path, entry, one) for entry in entries for one in entry[1:]]
+        raise InvalidRequest(f"cannot load {called}: it has no image that it calls {ref[:200]!r}; {_names(every)}")
     if name:
-        selector = ref or _only(path, entries)
+        selector = ref or _only(shown, entries)
         return (Load(_source(kind, path, selector), normalise(name)),)
+    found = [_load(kind, path, entry, one) for entry in entries for one in entry[1:]]
     if not found:
-        called = ", ".join(sorted({part for entry in entries for part in entry if part}))
-        has = f"it calls its images only {called[:200]}" if called else "it has no name for its images"
-        raise InvalidRequest(f"cannot load {given} without a name: {has}; say which, `daybook load {given} NAME`")
+        raise InvalidRequest(
+            f"cannot load {called} without a name: {_names(entries)}; say which, `daybook load {called} NAME`"
+        )
     return tuple(dict.fromkeys(found[:NAMES_MAX]))
+
+
+def _names(entries: list[Entry]) -> str:
+    called = ", ".join(sorted({part for entry in entries for part in entry if part}))
+    return f"it calls its images only {_shown(called)}" if called else "it has no name for its images"
+
+
+def _shown(text: str) -> str:
+    """An archive's words on a person's terminal."""
+    text = "".join(char if char.isprintable() else "?" for char in text)
+    return text if len(text) <= SHOWN_MAX else f"{text[:SHOWN_MAX]}..."
 
 
 @contextlib.contextmanager
@@ -70,18 +83,20 @@ def plain(given: str) -> Iterator[str]:
     skopeo reads no compressed docker archive (1.9.3: "invalid tar header"). Raises InvalidRequest.
     """
     path, ref = _split(given)
-    opened = _OPENERS.get(_compression(path)) if path.is_file() else None
-    if opened is None:
+    try:
+        packed = path.is_file() and tars.is_compressed(path)
+    except OSError as error:
+        raise InvalidRequest(f"cannot load {path}: {tars.why(error)}") from error
+    if not packed:
         yield given
         return
     with tempfile.NamedTemporaryFile(prefix="daybook-load-", suffix=".tar", dir=LARGE_FILES) as made:
         try:
-            with opened(path, "rb") as packed:
-                shutil.copyfileobj(packed, made, CHUNK)
-            made.flush()
-        except (OSError, EOFError, ValueError, zlib.error, lzma.LZMAError) as error:
-            why = getattr(error, "strerror", None) or error
-            raise InvalidRequest(f"cannot load {path}: cannot unpack it into {LARGE_FILES}: {why}") from error
+            tars.unpack(path, made)
+        except tars.ERRORS as error:
+            raise InvalidRequest(
+                f"cannot load {path}: cannot unpack it into {LARGE_FILES}: {tars.why(error)}"
+            ) from error
         yield made.name + (f":{ref}" if ref else "")
 
 
@@ -104,10 +119,6 @@ def _splits(given: str) -> Iterator[tuple[str, str]]:
             yield given[:at], given[at + 1 :]
 
 
-Entry = tuple[str, ...]
-"""One image: what the image tool selects it by (empty: there is no such word), then its names as whole references."""
-
-
 def _opened(path: Path) -> tuple[str, Any]:
     """(oci, oci-archive or docker-archive; the document that lists its images)."""
     if path.is_dir():
@@ -115,44 +126,17 @@ def _opened(path: Path) -> tuple[str, Any]:
             raise ValueError("the directory is no OCI layout: it has no oci-layout or no index.json")
         with open(path / "index.json", "rb") as file:
             return "oci", _parsed(file.read(DOCUMENT_MAX + 1), "index.json")
-    try:
-        # `r|*` reads a compressed archive once, from its beginning to its end; a plain one too.
-        with tarfile.open(path, "r|*" if _compression(path) else "r:") as archive:
-            return _listed(archive)
-    except tarfile.ReadError:
-        raise ValueError(
-            "it is neither a tar archive (plain, gzip, bzip2 or xz) of an image nor a directory with an OCI layout"
-        ) from None
+    return _listed(*tars.documents(path, DOCUMENTS, DOCUMENT_MAX))
 
 
-def _compression(path: Path) -> bytes:
-    """What a compressed file begins with; empty where it is not compressed in a way that is known here."""
-    with open(path, "rb") as file:
-        beginning = file.read(6)
-    return next((magic for magic in _OPENERS if beginning.startswith(magic)), b"")
-
-
-_OPENERS: Mapping[bytes, Callable[..., Any]] = {
-    b"\x1f\x8b": gzip.open,
-    b"BZh": bz2.open,
-    b"\xfd7zXZ\x00": lzma.open,
-}
-
-
-def _listed(archive: tarfile.TarFile) -> tuple[str, Any]:
+def _listed(found: Mapping[str, bytes], cut: bool) -> tuple[str, Any]:
     """docker 25 and newer write both: then manifest.json says more, as it has the tags."""
-    found: dict[str, bytes] = {}
-    for number, member in enumerate(archive):
-        if number > ENTRIES_MAX:
-            raise ValueError("it has too many entries")
-        name = member.name.removeprefix("./")
-        if name in ("oci-layout", "index.json", "manifest.json") and member.isfile():
-            opened = archive.extractfile(member)
-            found[name] = opened.read(DOCUMENT_MAX + 1) if opened else b""
     if "manifest.json" in found:
         return "docker-archive", _parsed(found["manifest.json"], "manifest.json")
     if "index.json" in found and "oci-layout" in found:
         return "oci-archive", _parsed(found["index.json"], "index.json")
+    if cut:
+        raise EOFError(tars.CUT)
     raise ValueError(
         "the archive is no image: it has neither manifest.json (docker save) nor oci-layout and index.json"
     )
@@ -168,15 +152,25 @@ def _parsed(data: bytes, what: str) -> Any:
 
 
 def _entries(kind: str, document: Any) -> list[Entry]:
+    """Raises ValueError where the list of images is none."""
     if kind == "docker-archive":
-        images = document if isinstance(document, list) else []
+        images = _list(document, "manifest.json")
         return [_of_docker(image) for image in images if isinstance(image, dict)]
-    manifests = document.get("manifests") if isinstance(document, dict) else None
-    return [_of_layout(each) for each in manifests or () if isinstance(each, dict)]
+    if not isinstance(document, dict):
+        raise ValueError("index.json is not an object; save the image again")
+    manifests = _list(document.get("manifests"), "manifests in index.json")
+    return [_of_layout(each) for each in manifests if isinstance(each, dict)]
+
+
+def _list(value: Any, what: str) -> list[Any]:
+    if value is None or isinstance(value, list):
+        return value or []
+    raise ValueError(f"{what} is not a list; save the image again")
 
 
 def _of_docker(image: dict[str, Any]) -> Entry:
-    tags = tuple(tag for tag in image.get("RepoTags") or () if isinstance(tag, str) and _whole(tag))
+    told = _list(image.get("RepoTags"), "RepoTags in manifest.json")
+    tags = tuple(tag for tag in told if isinstance(tag, str) and _whole(tag))
     return (next(iter(tags), ""), *tags)
 
 
@@ -210,9 +204,9 @@ def _source(kind: str, path: Path, selector: str) -> str:
     return f"{kind}:{path}" + (f":{selector}" if selector else "")
 
 
-def _only(path: Path, entries: list[Entry]) -> str:
+def _only(path: str, entries: list[Entry]) -> str:
     """What selects the one image that there is. Raises InvalidRequest where a person must choose."""
     if len(entries) > 1:
-        shown = ", ".join(entry[0] or "one without a name" for entry in entries[:20])
+        shown = _shown(", ".join(entry[0] or "one without a name" for entry in entries[:20]))
         raise InvalidRequest(f"cannot load {path}: it holds {len(entries)} images, write {path}:WHICH; {shown}")
     return entries[0][0] if entries else ""

@@ -19,7 +19,7 @@ from adapters.oci.execs import ExecResult
 from adapters.oci.tasks import TaskCreated, TaskExit
 from domain.config import ContainerSecrets
 from domain.container import Container
-from domain.errors import ExecFailed, NetworkFailed, RuntimeFailed, TimedOut, WrongState
+from domain.errors import ExecFailed, InvalidRequest, NetworkFailed, RuntimeFailed, TimedOut, WrongState
 from domain.events import Binary, Deadline, User
 from domain.observations import (
     ExitFile,
@@ -441,7 +441,7 @@ class FakeSandboxes:
         for one in later:
             if one.interface not in pod.interfaces:
                 why = f"the pod has no interface {one.interface} after its network was added"
-                raise NetworkFailed(f"sysctl {one.name}: {why}")
+                raise InvalidRequest(f"sysctl {one.name}: {why}")
             pod.sysctls[one.parts] = one.value
 
     async def tear_down(self, sandbox_id: str, *, keep_network: bool = False) -> None:

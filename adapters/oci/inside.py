@@ -5,9 +5,10 @@ as "/": nothing is opened through one.
 """
 
 import contextlib
+import errno
 import os
 import stat
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from adapters.oci.mounts import clean
 from domain.config import Mount
@@ -19,6 +20,8 @@ LINKS_MAX = 40
 VOLUMES_MAX = 256
 DIRECTORY_MODE = 0o755
 NOT_FOR_VOLUMES = ("/proc", "/sys", "/dev")
+NO_PLACE = (errno.ENAMETOOLONG, errno.ELOOP, errno.ENOTDIR, errno.EEXIST)
+"""No directory can be at this path, whatever is done: not EIO, not ENOSPC."""
 
 
 def open_root(rootfs: str) -> int:
@@ -41,7 +44,7 @@ def open_root(rootfs: str) -> int:
 def resolved(root: int, path: str) -> str:
     """Where a path leads inside the root, without links; what does not exist is taken as it is written.
 
-    Raises InvalidRequest where links lead in a circle or the path grows too long.
+    Raises InvalidRequest where links lead in a circle or the path grows too long, OSError.
     """
     done: list[str] = []
     waiting = _parts(path)[::-1]
@@ -98,11 +101,15 @@ def make_volumes(
 
     They lie in the container's own layer and go with it. In a read-only root each is bound on its own place, writable.
     What the client mounts there counts; a VOLUME below a mount of the client becomes a directory in it, never a mount
-    that hides what the client has there. Raises InvalidRequest for too many.
+    that hides what the client has there. One whose path no directory can have is left out: the image's programs were
+    made without it. Raises InvalidRequest for too many.
     """
     if len(volumes) > VOLUMES_MAX:
         raise InvalidRequest(f"the image has {len(volumes)} volumes, more than {VOLUMES_MAX}")
-    places = dict.fromkeys(resolved(root, clean(volume)) for volume in volumes)
+    places: dict[str, None] = {}
+    for volume in volumes:
+        with contextlib.suppress(InvalidRequest), _where_there_is_a_place():
+            places[resolved(root, clean(volume))] = None
     made = []
     for where in places:
         if where == "/" or where in mounts or any(below(where, top) for top in NOT_FOR_VOLUMES):
@@ -113,10 +120,22 @@ def make_volumes(
                 _make_in_mount(root, where, top, mounts[top])
             continue
         # A file that lies there in the image stays what it is.
-        with contextlib.suppress(NotADirectoryError, FileExistsError):
+        with _where_there_is_a_place():
             make_directory(root, where)
             made.append((where, f"{rootfs}{where}"))
     return tuple(made) if read_only else ()
+
+
+@contextlib.contextmanager
+def _where_there_is_a_place() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in NO_PLACE:
+            raise
+    except ValueError:
+        # A NUL, or half of a surrogate pair, which JSON can carry and a path cannot.
+        return
 
 
 def make_directory(root: int, path: str) -> None:
@@ -170,6 +189,8 @@ def _link(root: int, path: str, asked: str) -> str | None:
     except OSError as error:
         if stat.S_IFMT(_mode(root, path)):
             return None
+        if error.errno not in NO_PLACE:
+            raise
         raise InvalidRequest(f"{asked[:200]!r} in the image: {os.strerror(error.errno or 0)}") from error
 
 

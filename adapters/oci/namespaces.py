@@ -1,5 +1,6 @@
 """A pod's own namespaces: made by a thread that is thrown away, set up inside it, pinned by bind mounts on files."""
 
+import errno
 import os
 import socket
 import threading
@@ -8,10 +9,22 @@ from collections.abc import Mapping, Sequence
 from adapters.oci import kernel
 from adapters.oci.layout import PIN, SandboxPaths
 from domain.config import NamespaceMode, SandboxConfig
-from domain.errors import NetworkFailed
+from domain.errors import InvalidRequest, NetworkFailed
 from domain.sysctls import Setting, settings, split
 
 FLAGS = {"ipc": kernel.CLONE_NEWIPC, "uts": kernel.CLONE_NEWUTS, "net": kernel.CLONE_NEWNET}
+
+REFUSALS = (
+    errno.EINVAL,
+    errno.ERANGE,
+    errno.EACCES,
+    errno.EPERM,
+    errno.ENOTDIR,
+    errno.EISDIR,
+    errno.ELOOP,
+    errno.ENAMETOOLONG,
+)
+"""What the kernel says to a name or a value that it does not take."""
 
 
 def kinds(config: SandboxConfig) -> tuple[str, ...]:
@@ -31,7 +44,8 @@ def make(pins: Mapping[str, str], given: Sequence[Setting] = (), hostname: str =
     """New namespaces of the kinds given, each held by a bind mount on a file. The caller's own are untouched.
 
     A network comes as the kernel makes it: loopback down, nothing else. `given` is written and the hostname is
-    set inside. Raises NetworkFailed; what was pinned by then is `tear_down`'s.
+    set inside. Raises InvalidRequest where the kernel refuses what the client asked for, NetworkFailed; what was
+    pinned by then is `tear_down`'s.
     """
     failed: list[BaseException] = []
 
@@ -55,7 +69,8 @@ def make(pins: Mapping[str, str], given: Sequence[Setting] = (), hostname: str =
 def set_later(netns: str, given: Sequence[Setting]) -> None:
     """What is about interfaces, in a pod's network that has them by now. The calling thread must be thrown away.
 
-    Raises NetworkFailed naming the parameter, OSError where the network is gone.
+    Raises InvalidRequest (the kernel refuses what was asked for) and NetworkFailed, naming the parameter; OSError
+    where the network is gone.
     """
     kernel.enter(netns, kernel.CLONE_NEWNET)
     for setting in given:
@@ -85,10 +100,11 @@ def _set(setting: Setting) -> None:
     except FileNotFoundError:
         # A default is a kindness: a kernel without it has nothing to be kind about.
         if setting.asked:
-            raise NetworkFailed(f"sysctl {setting.name}: {_missing(setting)}") from None
+            raise InvalidRequest(f"sysctl {setting.name}: {_missing(setting)}") from None
     except OSError as error:
+        kind = InvalidRequest if setting.asked and error.errno in REFUSALS else NetworkFailed
         why = os.strerror(error.errno or 0)
-        raise NetworkFailed(f"sysctl {setting.name}: {setting.value[:80]!r} cannot be set: {why}") from None
+        raise kind(f"sysctl {setting.name}: {setting.value[:80]!r} cannot be set: {why}") from None
 
 
 def _missing(setting: Setting) -> str:

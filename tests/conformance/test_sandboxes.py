@@ -153,7 +153,7 @@ async def test_sysctls_of_an_interface_are_set_when_it_is_there(lab: Lab) -> Non
 async def test_a_sysctl_of_an_interface_that_is_not_there(lab: Lab) -> None:
     made = await pod(lab, sysctls={"net.ipv4.conf.net1.arp_ignore": "1"})
     await given_eth0(lab, made)
-    with pytest.raises(NetworkFailed) as caught:
+    with pytest.raises(InvalidRequest) as caught:
         await lab.sandboxes().set_sysctls(made.id, made)
     why = "the pod has no interface net1 after its network was added"
     assert caught.value.text == f"sysctl net.ipv4.conf.net1.arp_ignore: {why}"
@@ -229,7 +229,7 @@ def test_a_sysctl_of_an_interface_that_the_kernel_refuses(real: Lab, name: str, 
     async def body(lab: Lab) -> None:
         made = await pod(lab, sysctls={name: value})
         await given_eth0(lab, made)
-        with pytest.raises(NetworkFailed) as caught:
+        with pytest.raises(InvalidRequest) as caught:
             await lab.sandboxes().set_sysctls(made.id, made)
         assert caught.value.text == f"sysctl {name}: {text}"
 
@@ -253,7 +253,7 @@ async def test_a_clients_sysctl_beats_a_default(lab: Lab) -> None:
 @pytest.mark.real
 def test_a_sysctl_that_the_kernel_refuses(real: Lab, name: str, value: str, text: str) -> None:
     async def body(lab: Lab) -> None:
-        with pytest.raises(NetworkFailed) as caught:
+        with pytest.raises(InvalidRequest) as caught:
             await pod(lab, sysctls={name: value})
         assert caught.value.text == f"sysctl {name}: {text}"
 

@@ -478,7 +478,7 @@ async def test_a_sysctl_of_an_interface_that_never_came_fails_the_run_and_the_ne
     desk = Desk().put(b.BOX_KEY, b.run_requested(sysctls={OF_ETH0.replace("eth0", "net1"): "1"}))
     table = Bench(desk)
     why = "sysctl net.ipv4.conf.net1.arp_ignore: the pod has no interface net1 after its network was added"
-    assert await table.do(f.SetUpSandbox(b.BOX)) == [c.RecordRunFailed(b.BOX, "NetworkFailed", why)]
+    assert await table.do(f.SetUpSandbox(b.BOX)) == [c.RecordRunFailed(b.BOX, "InvalidRequest", why)]
     assert await table.do(f.ReleaseNetwork(b.BOX)) == [c.RecordNetworkReleased(b.BOX)]
     assert not table.net.leftovers()
 

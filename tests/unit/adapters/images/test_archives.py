@@ -3,14 +3,17 @@
 import gzip
 import io
 import json
+import os
 import tarfile
+import tracemalloc
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from adapters.images.archives import CONTAINERD_NAME, REF_NAME, Load, loads, plain
+from adapters.images import tars
+from adapters.images.archives import CONTAINERD_NAME, LARGE_FILES, REF_NAME, Load, loads, plain
 from domain.errors import InvalidRequest
 
 LAYOUT = {"oci-layout": {"imageLayoutVersion": "1.0.0"}}
@@ -89,7 +92,13 @@ def test_what_docker_25_writes_is_a_docker_archive_with_its_tags(tmp_path: Path)
         (index(), "no name"),
         (docker(None), "no name"),
         (docker(["q.io/UPPER:1", 3, ""]), "no name"),
-        ({"manifest.json": {"a": 1}}, "no name"),
+        ({"manifest.json": {"a": 1}}, "manifest.json is not a list; save"),
+        *[({"manifest.json": [{"RepoTags": odd}]}, "RepoTags in manifest.json is not a list") for odd in (5, "a", {})],
+        *[
+            (LAYOUT | {"index.json": {"manifests": odd}}, "manifests in index.json is not")
+            for odd in (7, True, "x", {})
+        ],
+        *[(LAYOUT | {"index.json": odd}, "index.json is not an object") for odd in (7, None, [])],
         ({"manifest.json": b"]["}, "manifest.json is not JSON"),
         (LAYOUT | {"index.json": b"\xff"}, "index.json is not JSON"),
         ({"etc/passwd": "x"}, "neither manifest.json .docker save. nor oci-layout"),
@@ -124,7 +133,7 @@ def test_of_several_a_person_must_choose(tmp_path: Path) -> None:
     with pytest.raises(InvalidRequest, match=f"2 images, write {path}:WHICH; 1, 2"):
         loads(str(path), "q.io/a:1")
     assert loads(f"{path}:2", "q.io/a:1") == (Load(f"oci-archive:{path}:2", "q.io/a:1"),)
-    with pytest.raises(InvalidRequest, match="no image that it calls '3'"):
+    with pytest.raises(InvalidRequest, match="no image that it calls '3'; it calls its images only 1, 2"):
         loads(f"{path}:3", "q.io/a:1")
 
 
@@ -144,3 +153,79 @@ def test_what_is_not_compressed_is_taken_as_it_is(tmp_path: Path) -> None:
     for path in (packed(tmp_path / "a.tar", docker(["q.io/a:1"])), tmp_path):
         with plain(str(path)) as given:
             assert given == str(path)
+
+
+def header(kind: bytes, size: int) -> bytes:
+    """One block; `size` in the base-256 form, which also holds what is negative or far too large."""
+    made = tarfile.TarInfo("x")
+    made.type = kind
+    block = bytearray(made.tobuf(tarfile.GNU_FORMAT))
+    block[124:136] = (b"\xff" if size < 0 else b"\x80") + (size % (1 << 88)).to_bytes(11, "big")
+    block[148:156] = b" " * 8
+    block[148:156] = b"%06o\0 " % sum(block)
+    return bytes(block)
+
+
+LONG_NAME = header(tarfile.GNUTYPE_LONGNAME, 2) + b"x\0".ljust(512, b"\0")
+
+
+@pytest.mark.parametrize("compressed", [True, False])
+@pytest.mark.parametrize(
+    ("data", "why"),
+    [
+        (LONG_NAME * 3000, "too many headers"),
+        *[
+            (header(kind, size), "more than 1048576 bytes of headers")
+            for kind in (tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK, tarfile.XHDTYPE, tarfile.XGLTYPE)
+            for size in (2 << 30, 1 << 80, -(2 << 30))
+        ],
+        *[(header(tarfile.REGTYPE, size) * 3, "") for size in (-1024, -(1 << 40), 1 << 70)],
+        (header(tarfile.XHDTYPE, 20) + b"20 size=aaaaaaaaaaa\n".ljust(512, b"\0"), ""),
+    ],
+)
+def test_headers_that_lie_are_refused_within_little_memory(
+    tmp_path: Path, data: bytes, why: str, compressed: bool
+) -> None:
+    path = tmp_path / "a"
+    path.write_bytes(gzip.compress(data) if compressed else data)
+    # There is something to read, in a file with a hole: it is the bound that must refuse.
+    if not compressed:
+        os.truncate(path, 3 << 30)
+    tracemalloc.start()
+    try:
+        with pytest.raises(InvalidRequest, match=f"cannot load {path}: .*{why}"):
+            loads(str(path))
+        assert tracemalloc.get_traced_memory()[1] < 64 << 20
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("compressed", [True, False])
+@pytest.mark.parametrize("at", [700, 1024, 1536, 1800, 2048, 2500, 2560, 2700])
+def test_what_was_cut_short_is_called_so(tmp_path: Path, at: int, compressed: bool) -> None:
+    path = packed(tmp_path / "a.tar", {"blob": b"x" * 900} | index({REF_NAME: "q.io/a:1"}))
+    data = path.read_bytes()
+    path.write_bytes(gzip.compress(data, 0)[: at + 15] if compressed else data[:at])
+    with pytest.raises(InvalidRequest, match=f"cannot load {path}: .*ends early"):
+        loads(str(path))
+    if compressed:
+        with pytest.raises(InvalidRequest, match=f"cannot load {path}: .*ends early"), plain(str(path)):
+            pass
+
+
+def test_unpacking_leaves_a_share_of_the_file_system_free(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = packed(tmp_path / "a.tar.gz", docker(["q.io/a:1"]))
+    monkeypatch.setattr(tars, "FREE_SHARE", 1)
+    before = set(Path(LARGE_FILES).iterdir())
+    with pytest.raises(InvalidRequest, match=f"cannot load {path}: .*would be free; make room"), plain(str(path)):
+        pass
+    assert set(Path(LARGE_FILES).glob("daybook-load-*")) <= before
+
+
+def test_errors_name_what_the_person_gave(tmp_path: Path) -> None:
+    path = packed(tmp_path / "a.tar.gz", index({REF_NAME: "1"}, {REF_NAME: "2"}))
+    for given, name in ((f"{path}:3", ""), (str(path), ""), (str(path), "q.io/a:1")):
+        with plain(given) as unpacked, pytest.raises(InvalidRequest) as caught:
+            loads(unpacked, name, given)
+        assert str(path) in caught.value.text and LARGE_FILES not in caught.value.text
+        assert "1, 2" in caught.value.text

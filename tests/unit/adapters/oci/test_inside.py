@@ -1,4 +1,5 @@
 import contextlib
+import errno
 import os
 import shutil
 import tempfile
@@ -163,6 +164,43 @@ def test_volumes_that_cannot_be_are_left_out(rootfs: Path, path: str) -> None:
     (rootfs / "to-proc").symlink_to("proc/sys")
     assert volumes(rootfs, path) == ()
     assert sorted(p.name for p in rootfs.iterdir()) == ["file", "to-proc"]
+
+
+ODD = [
+    "/loop/x",
+    "/a/loop/x/y",
+    "/" + "x" * 300,
+    "/x/" + "y" * 256 + "/z",
+    "/d/" * 3000,
+    "/file/x",
+    "/n\0l",
+    "/h\ud800",
+]
+
+
+@pytest.mark.parametrize("read_only", [True, False])
+@pytest.mark.parametrize("path", ODD)
+def test_an_odd_volume_takes_nothing_from_the_others(rootfs: Path, path: str, read_only: bool) -> None:
+    (rootfs / "file").write_text("")
+    (rootfs / "loop").symlink_to("loop")
+    (rootfs / "a").mkdir()
+    (rootfs / "a/loop").symlink_to("../a/loop/x")
+    made = volumes(rootfs, "/first", path, "/last", read_only=read_only)
+    assert made == (tuple((place, f"{rootfs}{place}") for place in ("/first", "/last")) if read_only else ())
+    assert (rootfs / "first").is_dir() and (rootfs / "last").is_dir()
+
+
+@pytest.mark.parametrize("call", ["mkdir", "readlink"])
+@pytest.mark.parametrize("number", [errno.EIO, errno.ENOSPC])
+def test_a_disk_that_fails_is_no_odd_volume(
+    rootfs: Path, call: str, number: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing(*given: object, **named: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, call, failing)
+    with pytest.raises(OSError, match=os.strerror(number)):
+        volumes(rootfs, "/v")
 
 
 def test_too_many_volumes_are_refused(rootfs: Path) -> None:
