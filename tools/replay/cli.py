@@ -78,7 +78,10 @@ def parser() -> argparse.ArgumentParser:
     at.add_argument("id", nargs="?", default="", help="one aggregate in full: id, the beginning of one, or name")
     why = commands.add_parser("why", parents=[shared], help="the story of one aggregate, and why it ended")
     why.add_argument(
-        "id", nargs="?", default="", help="id, the beginning of one, or name; without: what ended or failed last"
+        "id",
+        nargs="?",
+        default="",
+        help="id, the beginning of one, name (the newest) or name/attempt; without: what ended or failed last",
     )
     commands.add_parser("check", parents=[shared], help="is the log whole, lawful and consistent")
     return made
@@ -153,7 +156,10 @@ def _why(args: argparse.Namespace, log: Log, write: Write) -> int:
     names = Names()
     for record in log.read():
         names.learn(record)
-    told = story.tell(log.read(), names.resolve(args.id), names)
+    key, others = names.newest(args.id)
+    told = story.tell(log.read(), key, names)
+    if others and not args.json:
+        write(line(others))
     return _tell(args, write, telling.value_of(told), telling.text_of(told))
 
 
