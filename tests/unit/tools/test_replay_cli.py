@@ -284,3 +284,22 @@ def test_different_things_of_one_name_are_no_attempts() -> None:
         names.newest("a")
     many = named(*[(f"a{n}", "app", n) for n in range(30)])
     assert many.newest("app")[1].endswith(" and 19 more")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "why"),
+    [
+        (["log", "--since", "yesterday"], "write 42, 2026-11-22T17:09, -10m"),
+        (["log", "--until", "99999-01-01"], "write 42, 2026-11-22T17:09, -10m"),
+        (["log", "--since", "9" * 30], "like 42"),
+        (["log", "--limit", "x"], "like 42"),
+        (["state", "--at=-1"], "like 42"),
+    ],
+)
+def test_wrong_arguments_name_the_valid_forms(
+    arguments: list[str], why: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        main(arguments)
+    said = capsys.readouterr().err
+    assert why in said and "_bound" not in said and "_sequence" not in said
