@@ -29,6 +29,9 @@ ID_MAX = 2**31 - 1
 
 _NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?")
 _HOSTNAME = re.compile(r"[!-~]+")
+_WORD = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,79}")
+"""What names of variables look like, and may be told."""
+
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 
 
@@ -125,15 +128,20 @@ def sysctls(of: Mapping[str, str], own_network: bool, own_ipc: bool) -> dict[str
 
 
 def environment(envs: Iterable[tuple[str, bytes]]) -> None:
-    """Values are never quoted. The OCI spec is JSON and the kernel's strings end at NUL: neither can carry the rest."""
-    for key, value in envs:
-        require(bool(key), "an environment variable has no name")
-        plain("the name of an environment variable", key, 1024)
-        require("=" not in key, f"the name of environment variable {shown(key)} contains '='")
-        require(b"\0" not in value, f"environment variable {shown(key)} contains a NUL byte")
+    """Values are never quoted, nor what may be one: who builds `NAME=value` has it in the name.
+
+    The OCI spec is JSON and the kernel's strings end at NUL: neither can carry the rest.
+    """
+    for number, (key, value) in enumerate(envs, 1):
+        variable = f"environment variable {number}"
+        require(bool(key), f"{variable} has no name")
+        plain(f"the name of {variable}", key, 1024)
+        require("=" not in key, f"{variable}: its name contains '='")
+        variable += f", {key}," if _WORD.fullmatch(key) else ""
+        require(b"\0" not in value, f"{variable} contains a NUL byte")
         size = len(key.encode()) + 1 + len(value)
-        require(size <= VALUE_MAX, f"environment variable {shown(key)} is longer than {VALUE_MAX} bytes")
-        require(_is_text(value), f"environment variable {shown(key)} is not valid UTF-8")
+        require(size <= VALUE_MAX, f"{variable} is longer than {VALUE_MAX} bytes")
+        require(_is_text(value), f"{variable} is not valid UTF-8")
 
 
 def arguments(field: str, values: Sequence[str]) -> tuple[str, ...]:

@@ -70,7 +70,9 @@ class Lock:
         except BlockingIOError:
             holder = os.read(fd, 32).decode(errors="replace").strip()
             os.close(fd)
-            raise NotReady(f"another daemon (pid {holder or 'unknown'}) holds {self._path}") from None
+            raise NotReady(
+                f"daemon (pid {holder or 'unknown'}) runs and holds {self._path}; stop it: systemctl stop daybook"
+            ) from None
         os.ftruncate(fd, 0)
         os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
         self._fd = fd

@@ -5,6 +5,7 @@ in the spec: pod annotations, image labels, anything else that a handler could t
 (CVE-2024-3154, CVE-2023-6476). `check` refuses what this version does not have before anything is appended.
 """
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -242,22 +243,28 @@ def arguments(secrets: ContainerSecrets, image: ImageConfig) -> list[str]:
 
 def environment(config: ContainerConfig, secrets: ContainerSecrets, image: ImageConfig, hostname: str) -> list[str]:
     """PATH, TERM where there is a terminal, HOSTNAME, the image's, then the client's: later ones win. (No HOME.)"""
-    values: dict[str, str] = {}
+    values: dict[str, tuple[str, str]] = {}
     defaults = [DEFAULT_PATH, *(["TERM=xterm"] if config.tty else []), f"HOSTNAME={hostname}"]
-    for entry in (*defaults, *image.env):
+    for number, entry in enumerate((*defaults, *image.env), 1 - len(defaults)):
         name, _, value = entry.partition("=")
-        values[name] = value
-    for name, raw in secrets.envs:
+        values[name] = value, _variable(f"environment variable {number} of the image", name)
+    for number, (name, raw) in enumerate(secrets.envs, 1):
+        variable = _variable(f"environment variable {number}", name)
         try:
-            values[name] = raw.decode()
+            values[name] = raw.decode(), variable
         except UnicodeDecodeError:
-            raise InvalidRequest(f"environment variable {name[:80]!r} is not UTF-8: JSON cannot carry it") from None
-    for name, value in values.items():
+            raise InvalidRequest(f"{variable} is not UTF-8: JSON cannot carry it") from None
+    for name, (value, variable) in values.items():
         if not name or "=" in name or "\0" in name or "\0" in value:
-            raise InvalidRequest(f"environment variable {name[:80]!r} cannot be")
+            raise InvalidRequest(f"{variable} cannot be: it has no name, '=' in its name or a NUL byte")
         if len(name) + len(value) + 2 > ENV_MAX:
-            raise InvalidRequest(f"environment variable {name[:80]!r} is longer than {ENV_MAX} bytes")
-    return [f"{name}={value}" for name, value in values.items()]
+            raise InvalidRequest(f"{variable} is longer than {ENV_MAX} bytes")
+    return [f"{name}={value}" for name, (value, _) in values.items()]
+
+
+def _variable(which: str, name: str) -> str:
+    """How a variable is told: a value may stand where its name should, and is never quoted."""
+    return f"{which}, {name}," if re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]{0,79}", name) else which
 
 
 def working_directory(config: ContainerConfig, image: ImageConfig) -> str:

@@ -410,7 +410,7 @@ def test_a_second_daemon_is_refused_and_harms_nothing(m: Machine) -> None:
     second = m.spawn()
     assert second.wait() == 1
     m.daemon = first
-    assert "another daemon" in second.said() and str(first.pid) in second.said()
+    assert "runs and holds" in second.said() and str(first.pid) in second.said()
     assert "Traceback" not in second.said()
     assert m.cri()[0].Version(pb.VersionRequest(), timeout=5).runtime_name == "daybook"
     assert m.terminate() == 0

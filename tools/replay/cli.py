@@ -78,7 +78,10 @@ def parser() -> argparse.ArgumentParser:
     at.add_argument("id", nargs="?", default="", help="one aggregate in full: id, the beginning of one, or name")
     why = commands.add_parser("why", parents=[shared], help="the story of one aggregate, and why it ended")
     why.add_argument(
-        "id", nargs="?", default="", help="id, the beginning of one, or name; without: what ended or failed last"
+        "id",
+        nargs="?",
+        default="",
+        help="id, the beginning of one, name (the newest) or name/attempt; without: what ended or failed last",
     )
     commands.add_parser("check", parents=[shared], help="is the log whole, lawful and consistent")
     return made
@@ -105,14 +108,23 @@ def _log_arguments(log: argparse.ArgumentParser) -> None:
 
 
 def _sequence(text: str) -> int:
-    number = int(text)
-    if not 0 <= number < 2**63:
-        raise ValueError
-    return number
+    """Raises ArgumentTypeError, which argparse tells as it is."""
+    if not (text.isascii() and text.isdecimal() and len(text) < 20 and int(text) < 2**63):
+        raise argparse.ArgumentTypeError(f"{text[:80]!r} is not a whole number from 0 to 2**63 - 1, like 42")
+    return int(text)
 
 
 def _bound(text: str) -> int | Moment:
-    """A record's number, a time, or how long ago. Raises ValueError."""
+    """A record's number, a time, or how long ago. Raises ArgumentTypeError naming the forms."""
+    try:
+        return _bound_of(text)
+    except (ValueError, OverflowError):
+        raise argparse.ArgumentTypeError(
+            f"{text[:80]!r} is no record's number and no time; write 42, {TIMES}"
+        ) from None
+
+
+def _bound_of(text: str) -> int | Moment:
     if found := AGO.fullmatch(text):
         return Moment(time.time_ns() - int(found[1]) * UNITS_S[found[2]] * 10**9)
     if text.isdecimal():
@@ -153,7 +165,10 @@ def _why(args: argparse.Namespace, log: Log, write: Write) -> int:
     names = Names()
     for record in log.read():
         names.learn(record)
-    told = story.tell(log.read(), names.resolve(args.id), names)
+    key, others = names.newest(args.id)
+    told = story.tell(log.read(), key, names)
+    if others and not args.json:
+        write(line(others))
     return _tell(args, write, telling.value_of(told), telling.text_of(told))
 
 

@@ -5,6 +5,7 @@ import json
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +13,16 @@ import pytest
 
 from adapters.log.lmdb_log import LmdbLog
 from adapters.log.store import open_writing
+from domain.config import ContainerConfig
+from domain.events import container_key, sandbox_key
 from domain.node import AGGREGATES, SCHEMA
+from domain.records import Cause, Now, Record
 from tests.support import histories
 from tests.support.histories import CONTAINER, SANDBOX
+from tests.unit.domain import builders as b
 from tools.replay import cli, listing
 from tools.replay.cli import OK, PROBLEMS, UNREADABLE, main
-from tools.replay.names import Names
+from tools.replay.names import Names, Unresolved
 
 ROOT = Path(__file__).parents[3]
 COMMANDS = (["log"], ["state"], ["state", CONTAINER], ["why", "nginx"], ["why", SANDBOX[:6]], ["check"])
@@ -244,3 +249,57 @@ def test_what_ended_last_is_bounded(capsys: pytest.CaptureFixture[str], tmp_path
     ended = next(record for record in records if "exited" in getattr(record, "wire", ""))
     told = list(listing.endings([*records, *[ended] * 30], Names(), 20))
     assert told == [ended] * 20
+
+
+def named(*attempts: tuple[str, str, int]) -> Names:
+    """Containers (id, name, attempt) of one pod, in this order, by a clock that runs backwards."""
+    names = Names()
+    cause = Cause("cri", "test")
+    asked = [(sandbox_key("s"), b.run_requested(name="web"))]
+    asked += [
+        (container_key(key), replace(b.create_requested(box="s"), config=ContainerConfig(name, attempt=at)))
+        for key, name, at in attempts
+    ]
+    for seq, (key, event) in enumerate(asked, 1):
+        names.learn(Record(seq, Now(10**18 - seq * 10**9, seq, "boot"), key, 1, "", event, cause, b"", 0))
+    return names
+
+
+def test_of_attempts_the_newest_is_meant_and_the_others_are_told() -> None:
+    names = named(("aa", "app", 0), ("bb", "app", 1), ("cc", "app", 2), ("dd", "db", 0))
+    key, others = names.newest("default/web/app")
+    assert key == container_key("cc")
+    assert others.startswith("default/web/app: the newest of 3, attempt 2 (cc, asked for 2001-09-09T01:46:36")
+    assert others.index("attempt 2 (cc") < others.index("attempt 1 (bb") < others.index("attempt 0 (aa")
+    assert names.newest("default/web/app/1") == (container_key("bb"), "") == (names.resolve("app/1"), "")
+    assert names.newest("db") == (container_key("dd"), "")
+    for wrong in ("default/web/app/3", "default/web/app/", "/0", "app/01"):
+        with pytest.raises(Unresolved, match="knows no"):
+            names.newest(wrong)
+
+
+def test_different_things_of_one_name_are_no_attempts() -> None:
+    names = named(("aa", "app", 0), ("ab", "db", 1))
+    with pytest.raises(Unresolved, match="may mean 2"):
+        names.newest("a")
+    many = named(*[(f"a{n}", "app", n) for n in range(30)])
+    assert many.newest("app")[1].endswith(" and 19 more")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "why"),
+    [
+        (["log", "--since", "yesterday"], "write 42, 2026-11-22T17:09, -10m"),
+        (["log", "--until", "99999-01-01"], "write 42, 2026-11-22T17:09, -10m"),
+        (["log", "--since", "9" * 30], "like 42"),
+        (["log", "--limit", "x"], "like 42"),
+        (["state", "--at=-1"], "like 42"),
+    ],
+)
+def test_wrong_arguments_name_the_valid_forms(
+    arguments: list[str], why: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        main(arguments)
+    said = capsys.readouterr().err
+    assert why in said and "_bound" not in said and "_sequence" not in said

@@ -81,3 +81,21 @@ def test_texts_never_hold_a_value_of_the_environment() -> None:
 def test_what_is_shown_is_cut_and_escaped() -> None:
     assert checks.shown("a\x1b[2J") == r"'a\x1b[2J'"
     assert len(checks.shown("x" * 1000)) < 100
+
+
+ODD_NAMES = ["TOKEN=hunter2", "=hunter2", "hunter2 x", "hunter2\n", "hunter2" * 200, "a-hunter2", "\N{SNOWMAN}hunter2"]
+
+
+@pytest.mark.parametrize("name", ODD_NAMES)
+@pytest.mark.parametrize("value", [b"hunter2\0", b"hunter2\xff", b"hunter2" * checks.VALUE_MAX])
+def test_what_may_be_a_value_is_never_told(name: str, value: bytes) -> None:
+    with pytest.raises(InvalidRequest, match="environment variable 3") as caught:
+        checks.environment([("A", b""), ("B", b"hunter2"), (name, value)])
+    assert "hunter2" not in caught.value.text
+
+
+def test_a_variables_name_is_told_where_it_is_a_word() -> None:
+    with pytest.raises(InvalidRequest, match=r"^environment variable 2, MY_TOKEN, contains a NUL byte$"):
+        checks.environment([("A", b""), ("MY_TOKEN", b"\0")])
+    with pytest.raises(InvalidRequest, match=r"^environment variable 1: its name contains '='$"):
+        checks.environment([("A=B", b"")])

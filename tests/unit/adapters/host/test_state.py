@@ -13,7 +13,9 @@ from domain.observations import Mark
 def test_a_second_holder_is_told_who_holds_the_lock(tmp_path: Path) -> None:
     first, second = Lock(tmp_path / "lock"), Lock(tmp_path / "lock")
     first.acquire()
-    with pytest.raises(NotReady, match=rf"another daemon \(pid {os.getpid()}\)"):
+    with pytest.raises(
+        NotReady, match=rf"^daemon \(pid {os.getpid()}\) runs and holds .*; stop it: systemctl stop daybook"
+    ):
         second.acquire()
     first.release()
     second.acquire()

@@ -207,6 +207,19 @@ def test_environment_that_cannot_be(value: bytes) -> None:
         environment(A=value)
 
 
+@pytest.mark.parametrize("name", ["TOKEN=hunter2", "", "hunter2 x", "hunter2\0", "hunter2-"])
+@pytest.mark.parametrize("value", [b"hunter2\xff", b"hunter2\0", b"hunter2" * spec.ENV_MAX])
+def test_what_may_be_a_value_is_never_told(name: str, value: bytes) -> None:
+    with pytest.raises(InvalidRequest, match=r"^environment variable 2 ") as caught:
+        environment(A=b"hunter2", **{name: value})
+    assert "hunter2" not in caught.value.text
+
+
+def test_a_variable_of_the_image_is_called_so() -> None:
+    with pytest.raises(InvalidRequest, match=r"^environment variable 2 of the image, MINE, cannot be"):
+        environment(("A=1", "MINE=hunter2\0"), tty=True)
+
+
 REFUSED = {
     "userns": (Unsupported, container(namespaces=replace(KUBELET, userns=True)), sandbox()),
     "cdi": (Unsupported, container(cdi_devices=("a/b=c",)), sandbox()),
