@@ -168,10 +168,12 @@ def _exited(container: Container, command: c.RecordExit, now: Now) -> e.Event:
     if command.code is None and evidence.source != "contradiction":
         evidence = Evidence("none", evidence.quote)
     code = UNKNOWN_CODE if command.code is None else command.code
+    # A code of its own says that the program ended by itself, whatever became of its children.
+    oom = command.oom and command.code in (None, KILLED_CODE)
     counted = container.oom_kills > container.oom_kills_at_start
-    seen = "it was killed for want of memory" if command.oom and not counted else ""
+    seen = "it was killed for want of memory" if oom and not counted else ""
     text = "; ".join(part for part in (command.text, seen) if part)
-    return e.ContainerExited(code, at, evidence, command.oom, text)
+    return e.ContainerExited(code, at, evidence, oom, text)
 
 
 Builder = Callable[[Container, Any, Now], e.Event]

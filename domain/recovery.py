@@ -7,7 +7,7 @@ sequence not beyond our head, and the log is whole.
 The letters are cited in the events' cause, in the daemon's log and by `tools/replay`.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Set
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -236,7 +236,8 @@ def _container_events(known: Container, verdict: Verdict, seen: TaskObservation,
             started = containers.BUILD[e.ContainerStarted](known, c.RecordStarted(known.id, seen.oom_kills), now)
             return (started, *_monitor_lost(known, seen, now))
         case V.EXIT:
-            return (*_start_before_exit(known, seen, now), *_oom(known, seen, now), _exit(known, seen, now))
+            before = (*_start_before_exit(known, seen, now), *_oom(known, seen, now))
+            return (*before, _exit(known, before, seen, now))
         case V.MONITOR_LOST:
             return _monitor_lost(known, seen, now)
         case V.RESUME if known.state is S.STOPPING:
@@ -268,14 +269,16 @@ def _oom(known: Container, seen: TaskObservation, now: Now) -> tuple[e.Event, ..
     return (containers.BUILD[e.ContainerOom](known, c.RecordOom(known.id, seen.oom_kills), now),)
 
 
-def _exit(known: Container, seen: TaskObservation, now: Now) -> e.Event:
-    """The exit file's code; garbage counts as none and is quoted."""
+def _exit(known: Container, before: Sequence[e.Event], seen: TaskObservation, now: Now) -> e.Event:
+    """The exit file's code; garbage counts as none and is quoted. Made of the state that the events `before` lead to."""
     file, oom = seen.exit, containers.oom_at_end(known.oom_kills_at_start, seen.oom_kills, seen.oom, known.oom_kills)
     if file is None or file.code is None:
         evidence = Evidence("none", file.quote if file else "")
         record = c.RecordExit(known.id, None, 0, evidence, oom, "it ended while nobody watched, no exit code was left")
     else:
         record = c.RecordExit(known.id, file.code, file.at_ns, Evidence("exit-file"), oom)
+    for event in before:
+        known = containers.evolve(known, event, known.id)
     return containers.BUILD[e.ContainerExited](known, record, now)
 
 

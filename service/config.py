@@ -123,7 +123,7 @@ class Config:
 
 KINDS = {int: "a number", str: "a string", bool: "true or false"}
 
-LEAST = {"images.pulls_at_once": 1, "daemon.reconcile_s": 1, "log.map_gib": 1}
+LEAST = {"images.pulls_at_once": 1, "network.plugin_timeout_s": 1, "daemon.reconcile_s": 1, "log.map_gib": 1}
 MOST = {"log.map_gib": 4096, "log.ballast_mib": 65536}
 
 SOCKET_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*\.sock")
@@ -197,6 +197,9 @@ def _check(name: str, wanted: Any, value: Any) -> None:
             raise InvalidRequest(f"{name} must be a list of strings, not {value!r}")
     elif type(value) is not wanted:
         raise InvalidRequest(f"{name} must be {KINDS[wanted]}, not {value!r}")
+    for text in [value] if isinstance(value, str) else value if isinstance(value, list) else ():
+        if not text.isprintable():
+            raise InvalidRequest(f"{name} must not have a control character, as {text!r} has")
     if wanted is int and value < LEAST.get(name, 0):
         raise InvalidRequest(f"{name} must be at least 1" if name in LEAST else f"{name} must not be negative")
     if wanted is int and name in MOST and value > MOST[name]:

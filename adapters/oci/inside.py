@@ -19,7 +19,8 @@ LINKS_MAX = 40
 
 VOLUMES_MAX = 256
 DIRECTORY_MODE = 0o755
-NOT_FOR_VOLUMES = ("/proc", "/sys", "/dev")
+NOT_FOR_VOLUMES = ("/proc", "/sys", "/dev", "/etc/hosts", "/etc/hostname", "/etc/resolv.conf")
+"""What every container has a mount of its own at."""
 NO_PLACE = (errno.ENAMETOOLONG, errno.ELOOP, errno.ENOTDIR, errno.EEXIST)
 """No directory can be at this path, whatever is done: not EIO, not ENOSPC."""
 

@@ -175,9 +175,15 @@ def test_whether_it_was_killed_at_its_end(at_start: int, kills: int, noted: bool
 
 
 def test_no_counter_tells_of_it() -> None:
-    event = event_of(held(S.RUNNING), c.RecordExit(b.CON, 1, b.WALL, Evidence("exit-file"), True))
-    assert event.text == "it was killed for want of memory"
-    assert containers.evolve(held(S.RUNNING), event).reason == "Error"
+    event = event_of(held(S.RUNNING), c.RecordExit(b.CON, 137, b.WALL, Evidence("exit-file"), True))
+    assert (event.text, event.oom) == ("it was killed for want of memory", True)
+    assert containers.evolve(held(S.RUNNING), event).reason == "OOMKilled"
+
+
+@pytest.mark.parametrize("code", [0, 1, 143])
+def test_a_code_of_its_own_is_no_end_for_want_of_memory(code: int) -> None:
+    event = event_of(held(S.RUNNING), c.RecordExit(b.CON, code, b.WALL, Evidence("exit-file"), True))
+    assert (event.text, event.oom) == ("", False)
 
 
 def test_a_failed_start_ends_with_128() -> None:

@@ -341,3 +341,16 @@ def test_advance_of_an_image_that_goes() -> None:
     finding = render.find(book, world, e.image_key(b.REF_2))
     assert finding is not None
     assert [type(event) for event in finding.events] == [e.ImagePullFailed]
+
+
+@pytest.mark.parametrize("code", [0, 3, 137, 143])
+def test_an_exit_after_a_kill_that_recovery_found_says_no_more_than_a_living_daemon(code: int) -> None:
+    """The counter grew while no daemon was there: that is one event; the exit is made of the state after it."""
+    book = b.with_container(ContainerState.RUNNING)
+    file = ExitFile(code, b.WALL)
+    seen = TaskObservation(task=TaskState.STOPPED, monitor=MonitorState.DEAD, exit=file, oom_kills=1)
+    world = World(boot_id=b.BOOT_ID, tasks={b.CON: seen})
+    (finding,) = [f for f in reconcile(book.node, world, FACTS, b.NOW) if f.key == b.CON_KEY]
+    oom, exited = finding.events
+    assert isinstance(oom, e.ContainerOom) and isinstance(exited, e.ContainerExited)
+    assert (exited.code, exited.oom, exited.text) == (code, code == 137, "")

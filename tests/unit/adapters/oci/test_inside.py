@@ -158,7 +158,23 @@ def test_volumes_are_made_and_in_a_read_only_root_bound(rootfs: Path) -> None:
     assert [mode(rootfs / place.lstrip("/")) for place in places] == [0o755, 0o700, 0o755, 0o755]
 
 
-@pytest.mark.parametrize("path", ["/", "", "..", "/proc/x", "/sys", "/dev/shm", "/file", "/file/x", "/to-proc"])
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/",
+        "",
+        "..",
+        "/proc/x",
+        "/sys",
+        "/dev/shm",
+        "/etc/hosts",
+        "/etc/resolv.conf",
+        "/etc/hostname/x",
+        "/file",
+        "/file/x",
+        "/to-proc",
+    ],
+)
 def test_volumes_that_cannot_be_are_left_out(rootfs: Path, path: str) -> None:
     (rootfs / "file").write_text("")
     (rootfs / "to-proc").symlink_to("proc/sys")
