@@ -114,6 +114,9 @@ def odd() -> Iterator[Machine]:
 def running(odd: Machine) -> Iterator[tuple[Pod, str]]:
     pod = Pod(odd, "odd")
     pod.running("touch /shared/up; exec sleep 1000")
+    # The shell ignores a signal of its own until it has become the program.
+    init = Path(f"/proc/{init_of(odd, pod.container_id)}/cmdline")
+    until(lambda: init.read_bytes() == b"sleep\x001000\x00", text="the container's program runs")
     yield pod, pod.container_id
     pod.remove()
 
