@@ -162,7 +162,7 @@ def test_sysctls_of_eth0_are_set_and_those_of_no_interface_told(m: Machine) -> N
         )
         assert said.stdout.strip() == value
     pod.remove_pod()
-    with refused(StatusCode.INTERNAL, "the pod has no interface net7 after its network was added"):
+    with refused(StatusCode.INVALID_ARGUMENT, "the pod has no interface net7 after its network was added"):
         run_with(m, {other: "1"})
     until(lambda: not m.lab.book(), text="its address is given back")
 
