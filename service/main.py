@@ -95,7 +95,6 @@ def serve(given: argparse.Namespace) -> int:
     wiring.set_up_logging(config.daemon.log_level)
     become_parent()
     wiring.warn_of_own_mounts()
-    wiring.warn_of_settings(config)
     with wiring.holding(config), wiring.daemons_log(config) as event_log:
         return asyncio.run(serve_on(config, event_log))
 
@@ -113,6 +112,7 @@ async def serve_on(config: Config, event_log: EventLog, wrap: wiring.Wrap = wiri
     await server.start()
     log.info("daybook %s serves on %s", wiring.VERSION, ", ".join(s.path for s in wiring.sockets(config)))
     wiring.tell_service_manager()
+    wiring.warn_of_settings(config)
     daemon.resume()
     if why := await _until_told_or_broken(told, daemon):
         log.critical("the log takes no more, ending: %s", why)

@@ -6,6 +6,7 @@ import os
 import shutil
 import sys
 import tempfile
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -199,10 +200,17 @@ def tell_service_manager() -> None:
 
 
 def warn_of_settings(config: Config) -> None:
-    """What parses and cannot be used: the daemon serves, and says at once what `daybook check` would say."""
-    for fact in (_seccomp(config), registries(pull_problem(pull_settings(config)))):
-        if fact.level == FAIL:
-            log.warning("%s: %s; %s", fact.what, fact.found, fact.remedy)
+    """What parses and cannot be used: the daemon serves, and soon says what `daybook check` would say.
+
+    In a thread that nobody waits for: it starts a program, and a file of the configuration may hang.
+    """
+
+    def look() -> None:
+        for fact in (_seccomp(config), registries(pull_problem(pull_settings(config)))):
+            if fact.level == FAIL:
+                log.warning("%s: %s; %s", fact.what, fact.found, fact.remedy)
+
+    threading.Thread(target=look, name="settings", daemon=True).start()
 
 
 async def leave(world: World) -> None:
