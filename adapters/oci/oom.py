@@ -24,8 +24,10 @@ REST_S = 0.1
 EVENT = struct.Struct("iIII")
 READ_MAX = 64 * 1024
 
-
 KERNEL_LOG_MAX = 256 * 1024
+
+INITIAL_PID_NAMESPACE = 0xEFFFFFFC
+"""The kernel's PROC_PID_INIT_INO: the same on every machine."""
 
 
 class Ooms:
@@ -144,11 +146,13 @@ def at_end(init: Process | None, code: int | None, note: str) -> bool:
     """Whether the kernel killed a container's init for want of memory, where the counter has gone with its cgroup.
 
     systemd removes a scope the moment it is empty. The kernel's log names the pid of whom it killed. Where that log
-    cannot be read there is only conmon's note, which says no time.
+    cannot be read, or tells pids of a namespace that is not ours, there is only conmon's note, which says no time.
     """
     if init is None or code != KILLED_CODE:
         return False
     try:
+        if os.stat("/proc/self/ns/pid").st_ino != INITIAL_PID_NAMESPACE:
+            return os.path.isfile(note)
         return b"Killed process %d (" % init.pid in kernel.last_messages(KERNEL_LOG_MAX)
     except OSError:
         return os.path.isfile(note)
