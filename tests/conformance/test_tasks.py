@@ -583,7 +583,7 @@ async def test_what_is_left_in_the_hosts_pid_namespace_is_killed(lab: Lab) -> No
 async def test_monitor_is_outside_the_pods_cgroup(lab: Lab) -> None:
     container = await lab.running(STOPS)
     text = Path(f"/proc/{container.monitor.pid}/cgroup").read_text()
-    assert "/daybook/monitors" in text and container.id not in text
+    assert f"{cgroups.monitors_home()}\n" in text and container.id not in text
     assert container.id in Path(f"/proc/{container.init.pid}/cgroup").read_text()
 
 
