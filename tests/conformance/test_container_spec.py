@@ -205,5 +205,6 @@ def mounted(source: str, target: Path, kind: str, flags: int) -> Iterator[None]:
     try:
         yield
     finally:
-        for point in mountinfo.points_below(str(target)):
-            kernel.unmount(point, kernel.MNT_DETACH)
+        # What goes takes its copies below the same path along.
+        while points := mountinfo.points_below(str(target)):
+            kernel.unmount(points[0], kernel.MNT_DETACH)

@@ -667,7 +667,7 @@ def stand_in(lab: Lab, text: str) -> None:
     path = lab.path / "runtime"
     path.write_text(f"#!/bin/sh\n{text}\n")
     path.chmod(0o755)
-    lab.options = {"runtime": str(path), "limits": Limits(create_s=1, runtime_s=1, kill_s=5, monitor_s=3)}
+    lab.options = {"runtime": str(path), "limits": Limits(create_s=SLOWNESS, runtime_s=SLOWNESS, kill_s=5, monitor_s=3)}
 
 
 FOR_CREATE = 'case "$*" in *" create "*) {}; esac; exec /usr/sbin/runc "$@"'
