@@ -352,10 +352,13 @@ class Machine:
         own = f"{self.daemon.pid} " if running and self.daemon else "-"
         store = str(self.data / "images" / "overlay")
         stage = getattr(self.lab, "host", None)
-        mounts = tuple(m for m in found.mounts if not (running and m == store) and m != stage)
+        mounts = [m for m in found.mounts if not (running and m == store) and m != stage]
+        if (private := str(self.data / "containers")) in mounts:
+            # Where the file system is shared (systemd's are) the daemon bound it over itself: once, until the purge.
+            mounts.remove(private)
         processes = tuple(p for p in found.processes if not p.startswith(own))
         cgroups = tuple(c for c in found.cgroups if not os.path.basename(c).startswith((self.token, "pod-")))
-        return Inventory(mounts, processes, cgroups, self._files() + self._networks(), found.namespaces)
+        return Inventory(tuple(mounts), processes, cgroups, self._files() + self._networks(), found.namespaces)
 
     def _networks(self) -> tuple[str, ...]:
         left = self.lab.left() if self.lab is not None else {}
