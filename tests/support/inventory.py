@@ -34,7 +34,7 @@ def _named(text: str, ids: Collection[str]) -> bool:
 
 
 def _mounts(ids: Collection[str]) -> tuple[str, ...]:
-    with open("/proc/self/mountinfo") as file:
+    with open("/proc/self/mountinfo", errors="surrogateescape") as file:
         return tuple(line.split(" ")[4] for line in file if _named(line, ids))
 
 
@@ -47,9 +47,9 @@ def _processes(ids: Collection[str]) -> tuple[str, ...]:
         try:
             with open(f"/proc/{name}/cmdline", "rb") as file:
                 command = file.read().replace(b"\0", b" ").decode(errors="replace")
-            with open(f"/proc/{name}/cgroup") as file:
+            with open(f"/proc/{name}/cgroup", errors="surrogateescape") as file:
                 cgroup = file.read()
-            with open(f"/proc/{name}/stat") as file:
+            with open(f"/proc/{name}/stat", errors="surrogateescape") as file:
                 state = file.read().rpartition(")")[2].split()[0]
             directory = os.readlink(f"/proc/{name}/cwd") if state != "Z" else ""
         except OSError:

@@ -65,7 +65,10 @@ def _process(pid: int) -> Process | None:
     try:
         if _stat(pid)[0] == "Z" or not (command := Path(f"/proc/{pid}/cmdline").read_bytes()):
             return None
-        cgroups = {line.split(":", 2)[2] for line in Path(f"/proc/{pid}/cgroup").read_text().splitlines()}
+        cgroups = {
+            line.split(":", 2)[2]
+            for line in Path(f"/proc/{pid}/cgroup").read_text(errors="surrogateescape").splitlines()
+        }
         told = [word for word in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0") if word.startswith(b"CNI_")]
         about = b" ".join([*command.rstrip(b"\0").split(b"\0"), *told]).decode(errors="replace")
         return Process(pid, started_at(pid), " ".join([about, *sorted(cgroups - {"/"})]))
@@ -75,7 +78,7 @@ def _process(pid: int) -> Process | None:
 
 def _stat(pid: int) -> list[str]:
     """From the state on: the command's name before it may contain anything."""
-    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return Path(f"/proc/{pid}/stat").read_text(errors="surrogateescape").rpartition(")")[2].split()
 
 
 def started_at(pid: int) -> int:
