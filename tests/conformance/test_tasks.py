@@ -725,7 +725,7 @@ async def test_what_the_runtime_says_is_not_in_the_containers_log(lab: Lab) -> N
 @only_real
 async def test_a_hanging_runtime_is_killed(lab: Lab) -> None:
     stand_in(lab, FOR_CREATE.format("sleep 1000"))
-    with pytest.raises(TimedOut, match="runtime create: killed after 1 s"):
+    with pytest.raises(TimedOut, match=r"runtime create: killed after [0-9]+ s"):
         await lab.created(STOPS)
 
 
@@ -733,7 +733,7 @@ async def test_a_hanging_runtime_is_killed(lab: Lab) -> None:
 async def test_a_hanging_start_is_killed(lab: Lab) -> None:
     container = await lab.created(STOPS)
     stand_in(lab, "sleep 1000")
-    with pytest.raises(TimedOut, match="start: killed after 1 s"):
+    with pytest.raises(TimedOut, match=r"start: killed after [0-9]+ s"):
         await lab.tasks().start(container)
 
 
